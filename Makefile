@@ -1,0 +1,49 @@
+# Bare `make` lists the targets. Everything runs in .venv, which is made once and again when its inputs change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench package clean distclean
+
+help:  ## Explain the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED)  ## Build the example market, fingerprint it on Spark, recommend, and write report.html
+	@$(BIN)/fairpath demo $(ARGS)
+
+test: $(INSTALLED)  ## Run the tests (make test ARGS='tests/ppr -k graph')
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)  ## Lint, formatting, types, and who may import whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(INSTALLED)  ## Measure accuracy, cost, speed and memory (docs/benchmarks.md)
+	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+package: $(INSTALLED)  ## Build the wheel, and the same as a zip for spark-submit --py-files, in dist/
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@for wheel in dist/fairpath-*.whl; do cp "$$wheel" "$${wheel%-py3-none-any.whl}.zip"; done
+	@ls dist/fairpath-*
+
+clean:  ## Remove build products and caches
+	@rm -rf dist build report.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find ppr router jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove .venv as well
+	@rm -rf $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Fairpath needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Installing Fairpath and its pinned dependencies into $(VENV) (once, a minute or two)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-build-isolation --editable '.[connect,dev]'
+	@touch $@

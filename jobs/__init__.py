@@ -1,0 +1,1 @@
+"""The batch jobs: command line, settings, Spark session, example data."""

@@ -1,0 +1,259 @@
+"""Job: everything once, on example data or a person's own: graph, fingerprints, recommendations, report.
+
+What is known at one moment is the training part, what comes after it the test part (without times, a random
+fifth of each user's rows). Two fingerprint stores are computed from the training graph: complete rows of all
+nodes, which compose to any query, and rows of three-hop walks from the users, which rank items directly.
+Their parameters are fixed, not chosen on the test part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.demo_data import MarketSizes, read_market, write_market
+from jobs.demo_quality import Quality, TestPart, Truth, planted_quality, ranking_quality
+from jobs.demo_report import Shown, build_report, show_users
+from jobs.evaluate import most_popular
+from jobs.interactions import read_interactions
+from jobs.progress import show_progress
+from jobs.report import write_report
+from jobs.splits import split_at_random, split_by_time
+from ppr.build import build_graph
+from ppr.errors import ParameterError
+from ppr.fingerprints import FingerprintStore
+from ppr.graph import Graph
+from ppr.inputs import EdgeInput
+from ppr.manifest import full_disk_is_an_error
+from ppr.params import FingerprintParams
+from ppr.recommend import recommend
+
+K = 20
+POPULARITY_DISCOUNT = 0.1
+BLOCK_MOVES = 2_000_000  # small blocks, so that even a small graph has several
+COMPLETE = FingerprintParams(restart_prob=0.3)
+SHORT = FingerprintParams(max_steps=3, target_kinds=("item",), exclude_neighbors=True)
+
+POPULARITY = "popularity"
+COMPOSED = "Fairpath, composed rows"
+THREE_HOPS = "Fairpath, three-hop walks"
+PLANTED = "planted truth"
+
+Echo = Callable[[str], None]
+Compute = Callable[[Path, FingerprintParams, "npt.NDArray[np.int32] | None"], FingerprintStore]
+Ranking = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Training and test parts, and what is known about them."""
+
+    origin: str
+    split: str
+    train: pa.Table
+    test: pa.Table
+    truth: Truth | None
+    groups: Mapping[str, str]  # item to category
+
+
+def run_demo(
+    *,
+    out: Path,
+    interactions: Path | None = None,
+    engine: str = "spark",
+    master: str | None = None,
+    seed: int = 0,
+    sizes: MarketSizes | None = None,
+    echo: Echo = print,
+) -> dict[str, Any]:
+    """Run everything once; what an earlier run with the same arguments finished is kept.
+
+    Parameters
+    ----------
+    out
+        Folder for data, stores and ``report.html``.
+    interactions
+        A person's own file, in any format that ``build-graph`` takes; None generates the example market.
+    engine
+        ``spark`` or ``local``.
+    master
+        Spark master, or None for all cores of this machine.
+    seed
+        Seed of the market, the split and the draws.
+    sizes
+        Sizes of the market.
+    echo
+        Receives the lines meant for a person.
+
+    Returns
+    -------
+    dict
+        Counts, checksums, quality by method, and the path of the report; JSON-able.
+
+    Raises
+    ------
+    ParameterError
+        ``engine`` is unknown, or a size or the seed breaks its rule.
+    OutputExistsError
+        ``out`` holds the demo of other data or sizes.
+    DataError
+        The interactions break a rule, or cannot be split.
+    ResourceError
+        Spark does not start, or the disk is full.
+    """
+    if engine not in ("spark", "local"):
+        raise ParameterError(f"'engine' must be spark or local (got {engine!r})")
+    data = _load(out, interactions, seed, sizes or MarketSizes())
+    echo(f"data          {data.origin}")
+    graph = _build(out, data)
+    kinds = ", ".join(f"{len(graph.nodes_of_kind(kind)):,} {kind}s" for kind in graph.kinds)
+    echo(f"graph         {kinds}, {graph.n_edges:,} edges")
+    test = TestPart.from_table(graph, data.test)
+    (complete, short), how = _fingerprints(graph, out, engine, master, seed, echo)
+    best = recommend(graph, short, test.users, K, popularity_discount=POPULARITY_DISCOUNT)
+    quality = _quality(graph, complete, best, data, test)
+    _echo_quality(quality, len(test.users), data.split, echo)
+    shown = show_users(graph, complete, test, best, data.groups, seed)
+    _echo_users(shown, echo)
+    report = build_report(
+        graph,
+        (complete, short),
+        quality,
+        shown,
+        {"data": data.origin, "split": data.split, "engine": engine, "how": how},
+    )
+    path = write_report(out / "report.html", report)
+    echo(f"report        {path}")
+    return {
+        "graph": {"nodes": graph.n_nodes, "edges": graph.n_edges, "checksum": graph.checksum},
+        "fingerprints": {store.path.name: store.checksum for store in (complete, short)},
+        "users": len(test.users),
+        "quality": quality,
+        "recommendations": {card.user: [item.key for item in card.recommended] for card in shown.cards},
+        "report": str(path),
+    }
+
+
+def _load(out: Path, interactions: Path | None, seed: int, sizes: MarketSizes) -> Data:
+    """Generate or read the interactions, and split them."""
+    if interactions is None:
+        market = read_market(write_market(out / "market", seed, sizes))
+        table, truth = market.interactions, market.truth
+        origin = f"a generated market with {table.num_rows:,} interactions of invented users (seed {seed})"
+        groups = dict(zip(*(market.items[name].to_pylist() for name in ("item", "category")), strict=True))
+    else:
+        table, truth, groups = read_interactions(interactions), None, {}
+        origin = f"{table.num_rows:,} interactions from {interactions.name}"
+    if "timestamp" in table.column_names:
+        split = "the last fifth of the time"
+        train, test = split_by_time(table)
+    else:
+        split = "a random fifth of each user's interactions"
+        train, test = split_at_random(table, seed=seed)
+    return Data(origin, split, train, test, truth, groups)
+
+
+def _build(out: Path, data: Data) -> Graph:
+    """Graph of the training part, which is kept beside it."""
+    train = out / "train.parquet"
+    with full_disk_is_an_error(out):
+        out.mkdir(parents=True, exist_ok=True)
+        pq.write_table(data.train, train)
+        pq.write_table(data.test, out / "test.parquet")
+    with show_progress() as update:
+        return build_graph(EdgeInput(train), out / "graph", progress=update)
+
+
+def _fingerprints(
+    graph: Graph, out: Path, engine: str, master: str | None, seed: int, echo: Echo
+) -> tuple[tuple[FingerprintStore, FingerprintStore], str]:
+    """Complete rows of all nodes and three-hop rows of the users, and how the complete ones came about."""
+    wanted = (("fingerprints", COMPLETE, None), ("three-hop", SHORT, graph.nodes_of_kind("user")))
+    if all((out / name).exists() for name, _, _ in wanted):
+        engine = "local"  # only checks that they are the same: no reason to start Spark
+    stores, notes = [], []
+    with _engine(engine, graph, master) as compute:
+        for name, params, sources in wanted:
+            kept, started = (out / name).exists(), time.monotonic()
+            store = compute(out / name, replace(params, seed=seed), sources)
+            seconds = time.monotonic() - started
+            notes.append("kept from an earlier run" if kept else f"{seconds:.1f} s with the {engine} engine")
+            echo(f"{name:<14}{store.n_sources:,} rows, {int(store.moves.sum()):,} moves, {notes[-1]}")
+            stores.append(store)
+    return (stores[0], stores[1]), notes[0]
+
+
+@contextmanager
+def _engine(name: str, graph: Graph, master: str | None) -> Iterator[Compute]:
+    """Give a function that computes a store on the engine asked for."""
+    with show_progress() as update:
+
+        def progress(done: int, total: int) -> None:
+            update("fingerprints, blocks", done, total)
+
+        if name == "local":
+            from ppr.local import compute_fingerprints
+
+            yield lambda out, params, sources: compute_fingerprints(
+                graph, out, params, sources=sources, progress=progress
+            )
+            return
+        from jobs.spark_session import spark_session
+
+        session = spark_session(master=master, app_name="fairpath-demo")
+        try:
+            from ppr.spark import compute_fingerprints_spark
+
+            yield lambda out, params, sources: compute_fingerprints_spark(
+                session,
+                str(graph.path),
+                out,
+                params,
+                sources=sources,
+                progress=progress,
+                block_moves=BLOCK_MOVES,
+            )
+        finally:
+            session.stop()
+
+
+def _quality(graph: Graph, complete: FingerprintStore, best: Ranking, data: Data, test: TestPart) -> Quality:
+    """Metrics by method; with the planted truth, its own and each method's share of it."""
+    rankings = {
+        POPULARITY: most_popular(graph, test.users, K),
+        COMPOSED: recommend(graph, complete, test.users, K, popularity_discount=POPULARITY_DISCOUNT)[0],
+        THREE_HOPS: best[0],
+    }
+    quality = {label: ranking_quality(ranked, test, K) for label, ranked in rankings.items()}
+    if data.truth is not None:
+        ideal, shares = planted_quality(graph, data.truth, test, rankings, K)
+        quality[PLANTED] = ranking_quality(ideal, test, K)
+        for label, share in {**shares, PLANTED: 1.0}.items():
+            quality[label]["planted share"] = share
+    return quality
+
+
+def _echo_quality(quality: Quality, n_users: int, split: str, echo: Echo) -> None:
+    metrics = list(next(iter(quality.values())))
+    echo(f"\nQuality on {split}, {n_users:,} users")
+    echo(" " * 28 + "".join(f"{metric:>15}" for metric in metrics))
+    for label, values in quality.items():
+        echo(f"  {label:<26}" + "".join(f"{values[metric]:>15.3f}" for metric in metrics))
+
+
+def _echo_users(shown: Shown, echo: Echo) -> None:
+    echo("\nRecommendations (* chosen later)")
+    for card in shown.cards:
+        echo(f"  {card.user}")
+        echo("    had   " + ", ".join(item.key for item in card.history))
+        echo("    gets  " + ", ".join(item.key + "*" * item.held_out for item in card.recommended))
+    echo("")

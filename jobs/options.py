@@ -1,0 +1,86 @@
+"""Options of the command line, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+GraphPath = Annotated[Path, Argument(metavar="GRAPH", help="Graph store.")]
+GraphUrl = Annotated[str, Argument(metavar="GRAPH", help="Graph store: a path, or a URL such as s3://...")]
+FingerprintsPath = Annotated[Path, Argument(metavar="FINGERPRINTS", help="Fingerprint store.")]
+StorePath = Annotated[Path, Argument(metavar="STORE", help="Graph or fingerprint store.")]
+StorePaths = Annotated[list[Path], Argument(metavar="FINGERPRINTS...", help="Stores of disjoint sources.")]
+InputPaths = Annotated[list[Path], Argument(metavar="INPUT...", help="CSV, TSV (also .gz), Parquet or npz.")]
+OutPath = Annotated[Path, Option("--out", "-o", help="Where the result is written.")]
+
+Config = Annotated[list[Path] | None, Option(help="TOML overlay file; repeatable, later ones win.")]
+Assign = Annotated[
+    list[str] | None, Option("--set", metavar="SECTION.KEY=VALUE", help="A setting; repeatable.")
+]
+DryRun = Annotated[bool, Option("--dry-run", help="Print the resolved configuration and stop.")]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, Option(help="Lowest level logged.")]
+LogFormat = Annotated[Literal["text", "json"] | None, Option(help="Form of the log lines.")]
+
+Nodes = Annotated[Path | None, Option(help="Table of nodes (kind, key): isolated ones are kept too.")]
+Src = Annotated[str | None, Option(help="Column of the source or user, by name or position.")]
+Dst = Annotated[str | None, Option(help="Column of the destination or item.")]
+Weight = Annotated[str | None, Option(help="Column of the weight.")]
+SrcKind = Annotated[str | None, Option(help="Kind of the source nodes.")]
+DstKind = Annotated[str | None, Option(help="Kind of the destination nodes.")]
+Directed = Annotated[bool | None, Option("--directed/--undirected", help="Edges have a direction.")]
+
+Sources = Annotated[Path | None, Option(help="File of source keys, one a line; default: all nodes.")]
+SourceKind = Annotated[str | None, Option(help="Kind of the sources.")]
+Engine = Annotated[Literal["local", "spark"] | None, Option(help="What computes.")]
+Master = Annotated[str | None, Option(help="Spark master URL, for the Spark engine.")]
+Threads = Annotated[int | None, Option(help="Threads of the local engine.")]
+NWalks = Annotated[int | None, Option(help="Walks per source.")]
+RestartProb = Annotated[float | None, Option(help="Probability that a walk stops at each step.")]
+TopK = Annotated[str | None, Option(metavar="INTEGER|none", help="Entries kept per row.")]
+MaxSteps = Annotated[str | None, Option(metavar="INTEGER|none", help="Longest walk in moves.")]
+Seed = Annotated[int | None, Option(help="Seed of all draws.")]
+TargetKinds = Annotated[
+    list[str] | None, Option("--target-kind", help="Kind that rows may hold; repeatable.")
+]
+ExcludeNeighbors = Annotated[
+    bool | None,
+    Option("--exclude-neighbors/--include-neighbors", help="Leave a source's own neighbours out of its row."),
+]
+
+K = Annotated[int | None, Option("-k", help="Length of the answer.")]
+Steps = Annotated[int | None, Option(help="Steps composed before the stored rows are used.")]
+QueryKey = Annotated[str | None, Argument(metavar="[KEY]", help="Key of the node asked about.")]
+FingerprintsOption = Annotated[Path | None, Option("--fingerprints", "-f", help="Fingerprint store.")]
+Kind = Annotated[str | None, Option(help="Kind of the node.")]
+Edge = Annotated[list[str] | None, Option(metavar="KEY[:WEIGHT]", help="Edge of a new node; repeatable.")]
+EdgesFile = Annotated[Path | None, Option(help="CSV file (key[,weight]) of a new node's edges.")]
+EdgeKind = Annotated[str | None, Option(help="Kind of the nodes that the edges lead to.")]
+Exact = Annotated[bool, Option("--exact", help="Solve exactly, without fingerprints; for small graphs.")]
+
+Users = Annotated[list[str] | None, Option("--user", help="Key of a user; repeatable. Default: all users.")]
+UsersFile = Annotated[Path | None, Option("--users", help="File of user keys, one a line.")]
+ParquetOut = Annotated[Path | None, Option("--out", "-o", help="Parquet file; default: JSON on stdout.")]
+Kinds = Annotated[list[str] | None, Option("--kind", help="Kind recommended; repeatable.")]
+UserKind = Annotated[str | None, Option(help="Kind of the users.")]
+PopularityDiscount = Annotated[float | None, Option(help="Scores are divided by degree to this power.")]
+ExcludeSeen = Annotated[
+    bool | None, Option("--exclude-seen/--include-seen", help="Leave out what a user has already.")
+]
+
+Test = Annotated[
+    Path | None,
+    Option(help="Held-out interactions: CSV or Parquet (user, item), or .txt 'user item item ...'."),
+]
+ExactSample = Annotated[int | None, Option(help="Sources compared with the exact solver.")]
+
+DemoOut = Annotated[Path, Option("--out", "-o", help="Folder of the results.")]
+Interactions = Annotated[Path | None, Option(help="Your own interactions instead of the example.")]
+DemoUsers = Annotated[int | None, Option("--users", help="Users of the example.")]
+DemoItems = Annotated[int | None, Option("--items", help="Items of the example.")]
+DemoInteractions = Annotated[int | None, Option("--n-interactions", help="Interactions of the example.")]
+AsJson = Annotated[bool, Option("--json", help="Print the results as JSON, lines for people on stderr.")]
+
+ForGraph = Annotated[Path | None, Option("--graph", help="Graph that the fingerprints must belong to.")]
+Version = Annotated[bool, Option("--version", help="Print the version and stop.")]

@@ -1,0 +1,31 @@
+"""A run told in one self-contained HTML page.
+
+:class:`ReportData` holds plain arrays and strings, :func:`write_report` turns them into ``report.html``:
+pictures are inline SVG drawn by matplotlib, so the file needs nothing beside it and no network.
+"""
+
+from __future__ import annotations
+
+from jobs.report.data import (
+    AccuracyCurve,
+    CostCurve,
+    Fact,
+    Neighbour,
+    Neighbourhood,
+    QualityRow,
+    ReportData,
+    UserCard,
+)
+from jobs.report.page import write_report
+
+__all__ = [
+    "AccuracyCurve",
+    "CostCurve",
+    "Fact",
+    "Neighbour",
+    "Neighbourhood",
+    "QualityRow",
+    "ReportData",
+    "UserCard",
+    "write_report",
+]

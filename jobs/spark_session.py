@@ -1,0 +1,112 @@
+"""Make a Spark session: on this machine, on a cluster, under spark-submit or through Spark Connect."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING
+
+from jobs.java import java_home
+from ppr.errors import ParameterError, ResourceError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+DEFAULTS = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.shuffle.partitions": "8",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.python.worker.reuse": "true",  # a worker keeps its open graph and compiled kernels between tasks
+    "spark.sql.session.timeZone": "UTC",
+}
+
+
+def spark_session(
+    *,
+    master: str | None = None,
+    remote: str | None = None,
+    app_name: str = "fairpath",
+    conf: Mapping[str, str] | None = None,
+) -> SparkSession:
+    """Session to run the jobs in.
+
+    Parameters
+    ----------
+    master
+        Master of a classic session, such as ``local[*]``, ``local-cluster[2,1,1024]`` or ``spark://host:7077``.
+        None takes what spark-submit was given, else ``local[*]``.
+    remote
+        Spark Connect URL, such as ``sc://host:15002``; excludes ``master``.
+    app_name
+        Name shown by the cluster manager.
+    conf
+        Further Spark settings; they win over this module's defaults.
+
+    Returns
+    -------
+    pyspark.sql.SparkSession
+        A session that is already active is returned as it is.
+
+    Raises
+    ------
+    ParameterError
+        Both ``master`` and ``remote`` are given.
+    ResourceError
+        pyspark or Java is missing, or Spark does not start or answer.
+    """
+    if master is not None and remote is not None:
+        raise ParameterError(f"'master' and 'remote' exclude each other (got {master!r} and {remote!r})")
+    try:
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise ResourceError("pyspark is not installed: run pip install 'fairpath[spark]'") from error
+    if (active := SparkSession.getActiveSession()) is not None:
+        return active
+    builder = SparkSession.builder.appName(app_name)
+    if remote is not None:
+        settings = dict(conf or {})
+        builder = builder.remote(remote)
+    else:
+        settings = _classic_settings(master, conf or {})
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    try:
+        return _start(builder, remote)
+    except (PySparkException, RuntimeError) as error:
+        where = remote or settings.get("spark.master", "spark-submit")
+        raise ResourceError(f"Spark does not start at {where} ({str(error).splitlines()[0]})") from error
+
+
+def _under_spark_submit() -> bool:
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _classic_settings(master: str | None, conf: Mapping[str, str]) -> dict[str, str]:
+    """Settings of a classic session, ``conf`` last."""
+    if master is None and not _under_spark_submit():
+        master = "local[*]"
+    settings = dict(DEFAULTS)
+    if master is not None:
+        settings["spark.master"] = master
+    settings["spark.executorEnv.NUMBA_NUM_THREADS"] = conf.get("spark.task.cpus", "1")
+    if master is None or not master.startswith("local["):
+        # numba keeps kernels that come from a zip in the user's cache folder. On a cluster the user often has
+        # no home; a folder below the executor's working directory can always be written, and goes with it.
+        settings["spark.executorEnv.XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME", "cache")
+    return {**settings, **conf}
+
+
+def _start(builder: SparkSession.Builder, remote: str | None) -> SparkSession:
+    if _under_spark_submit() or (remote is not None and not remote.startswith("local")):
+        return builder.getOrCreate()  # the JVM is there already
+    os.environ["JAVA_HOME"] = str(java_home())
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if remote is not None:
+        return builder.getOrCreate()  # a Connect server of our own
+    with as_file(files("jobs") / "log4j2.properties") as quiet:
+        option = f"-Dlog4j2.configurationFile={quiet.as_uri()}"
+        return builder.config("spark.driver.extraJavaOptions", option).getOrCreate()

@@ -1,0 +1,1 @@
+"""Personalised PageRank: graph store, walk kernels, fingerprints, queries, and the engines that run them."""

@@ -1,0 +1,210 @@
+"""The unit of work of every engine: ``(graph, block of sources, parameters) -> Arrow table``.
+
+Blocks are planned to cost about the same, so that no worker waits for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+from numpy.typing import NDArray
+
+from ppr.errors import ParameterError
+from ppr.graph import Graph
+from ppr.kernels.packets import ONE, STOP_BITS, new_scratch
+from ppr.kernels.topk import new_rank_space, walk_rows
+from ppr.params import FingerprintParams
+
+FINGERPRINT_SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.int32(), nullable=False),
+        pa.field("ids", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
+        pa.field("scores", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False),
+        pa.field("mass", pa.float64(), nullable=False),
+        pa.field("moves", pa.int64(), nullable=False),
+    ]
+)
+"""Columns of a fingerprint table; see :func:`compute_block`."""
+
+DEFAULT_BLOCK_MOVES = 12_000_000
+"""Predicted cost of a block in moves: under half a second of one core, and tens of megabytes of rows."""
+
+_ROW_MOVES = 1000.0  # what a row costs beside its walks: ranking, writing; it also bounds the rows of a block
+_PREDICTED_STEPS = 24
+_FIRST_CAPACITY = 1 << 14
+_FIRST_ROW_SPACE = 1 << 18
+
+
+def compute_block(graph: Graph, sources: NDArray[np.int32], params: FingerprintParams) -> pa.Table:
+    """Fingerprints of a block of sources.
+
+    Parameters
+    ----------
+    graph
+        The graph; shared by all threads.
+    sources
+        Dense node ids, int32 [b]; rows come back in this order.
+    params
+        What the rows contain.
+
+    Returns
+    -------
+    pa.Table
+        One row per source, of :data:`FINGERPRINT_SCHEMA`: ``scores`` = c * visits / R, not normalised, descending, ties
+        by ascending id; ``mass`` is the sum over all nodes before any truncation or restriction; ``moves`` counts
+        the edges that were handed mass.
+
+    Notes
+    -----
+    The kernel releases the GIL. Unbiased: the expectation of a score is the exact value of
+    :func:`ppr.exact.exact_ppr`. A walk ends at a dangling node.
+    """
+    n_sources = len(sources)
+    sources = np.ascontiguousarray(sources, np.int32)
+    arrays = tuple(_read_only(array) for array in (graph.indptr, graph.indices, graph.cumulative))
+    kernel_params = (
+        round(params.restart_prob * (1 << STOP_BITS)),
+        params.n_walks,
+        params.seed,
+        -1 if params.max_steps is None else params.max_steps,
+    )
+    row = (-1 if params.top_k is None else params.top_k, allowed_kinds(graph, params), params.exclude_neighbors)
+    lengths, masses, moves = (np.zeros(n_sources, np.int64) for _ in range(3))
+    ids_parts: list[NDArray[np.int32]] = []
+    scores_parts: list[NDArray[np.float32]] = []
+    capacity = min(graph.n_nodes, _FIRST_CAPACITY)
+    scratch, rank_space = new_scratch(capacity), new_rank_space(capacity)
+    space = _FIRST_ROW_SPACE
+    position = 0
+    while position < n_sources:
+        ids, scores = np.empty(space, np.int32), np.empty(space, np.float32)
+        position, used, scratch_is_full = walk_rows(
+            arrays,
+            _read_only(graph.kind_ids),
+            sources,
+            position,
+            kernel_params,
+            row,
+            scratch,
+            rank_space,
+            (lengths, masses, moves, ids, scores),
+        )
+        ids_parts.append(ids[:used])
+        scores_parts.append(scores[:used])
+        if scratch_is_full:
+            capacity = min(graph.n_nodes, 4 * capacity)
+            scratch, rank_space = new_scratch(capacity), new_rank_space(capacity)
+        elif used == 0:
+            space *= 4  # a single row needs more
+    offsets = np.zeros(n_sources + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    fields = [FINGERPRINT_SCHEMA.field(name).type for name in ("ids", "scores")]
+    return pa.Table.from_arrays(
+        [
+            pa.array(sources),
+            pa.ListArray.from_arrays(offsets, np.concatenate(ids_parts), type=fields[0]),
+            pa.ListArray.from_arrays(offsets, np.concatenate(scores_parts), type=fields[1]),
+            pa.array(masses / ONE),
+            pa.array(moves),
+        ],
+        schema=FINGERPRINT_SCHEMA,
+    )
+
+
+def _read_only(array: NDArray[Any] | None) -> NDArray[Any]:
+    """A view that the kernels may not write, so that they are compiled for one type, mapped or in memory."""
+    view = np.empty(0, np.uint32) if array is None else array.view()
+    view.flags.writeable = False
+    return view
+
+
+def allowed_kinds(graph: Graph, params: FingerprintParams) -> NDArray[np.bool_]:
+    """Which kinds a row may contain, bool [kinds], or empty for all.
+
+    Raises
+    ------
+    UnknownNodeError
+        A target kind is not in the graph.
+    """
+    if not params.target_kinds:
+        return np.zeros(0, np.bool_)
+    allowed = np.zeros(len(graph.kinds), np.bool_)
+    allowed[[graph.kind_id(kind) for kind in params.target_kinds]] = True
+    return allowed
+
+
+def predicted_moves(graph: Graph, params: FingerprintParams) -> NDArray[np.float64]:
+    """Moves that independent walks from each node would make, float64 [n]: R times the expected walk length.
+
+    The length solves h = (1 - c) * (1 + P h), 0 at dangling nodes; a few sweeps are enough to balance blocks.
+    """
+    sweeps = _PREDICTED_STEPS if params.max_steps is None else min(_PREDICTED_STEPS, params.max_steps)
+    indptr, indices = graph.indptr, graph.indices
+    length = np.zeros(graph.n_nodes)
+    for _ in range(sweeps):
+        longer = _longer_by_a_step(indptr, indices, length, 1.0 - params.restart_prob)
+        settled = np.allclose(longer, length, rtol=0.02, atol=0.0)
+        length = longer
+        if settled:
+            break
+    return length * params.n_walks
+
+
+@njit(cache=True, nogil=True)
+def _longer_by_a_step(indptr, indices, length, continue_prob):  # type: ignore[no-untyped-def]
+    """One sweep of the expected walk length, as if unweighted."""
+    longer = np.zeros_like(length)
+    for v in range(length.size):
+        degree = indptr[v + 1] - indptr[v]
+        if degree > 0:
+            total = 0.0
+            for e in range(indptr[v], indptr[v + 1]):
+                total += length[indices[e]]
+            longer[v] = continue_prob * (1.0 + total / degree)
+    return longer
+
+
+def plan_blocks(
+    graph: Graph,
+    sources: Sequence[int] | NDArray[np.integer] | None,
+    params: FingerprintParams,
+    *,
+    block_moves: float = DEFAULT_BLOCK_MOVES,
+) -> list[NDArray[np.int32]]:
+    """Cut the sources, sorted by id, into contiguous blocks of about equal predicted moves.
+
+    Parameters
+    ----------
+    sources
+        Dense ids in any order, without repetition, or None for all nodes.
+    block_moves
+        Predicted cost per block, in moves (a source is never split); a row counts as some moves too.
+
+    Raises
+    ------
+    ParameterError
+        A source is out of range or named twice.
+    """
+    wanted = np.arange(graph.n_nodes, dtype=np.int32) if sources is None else check_sources(graph, sources)
+    if wanted.size == 0:
+        return []
+    cost = _ROW_MOVES + predicted_moves(graph, params)[wanted]
+    upto = np.cumsum(cost)
+    n_blocks = min(wanted.size, max(1, int(np.ceil(upto[-1] / block_moves))))
+    cuts = np.searchsorted(upto, upto[-1] * np.arange(1, n_blocks) / n_blocks, side="left") + 1
+    return [block for block in np.split(wanted, np.unique(cuts)) if block.size]
+
+
+def check_sources(graph: Graph, sources: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
+    """Sources sorted by id, int32, checked to be in range and distinct."""
+    ids = np.unique(np.asarray(sources, np.int64))
+    if ids.size != len(sources):
+        raise ParameterError(f"'sources' must be distinct (got {len(sources)} with {ids.size} distinct)")
+    if ids.size and not (0 <= ids[0] and ids[-1] < graph.n_nodes):
+        bad = ids[0] if ids[0] < 0 else ids[-1]
+        raise ParameterError(f"'sources' must be node ids from 0 to {graph.n_nodes - 1} (got {bad})")
+    return ids.astype(np.int32)

@@ -1,0 +1,315 @@
+"""A resumable fingerprint run: what every engine drives.
+
+A run lives in ``<out>.partial`` until it is finished. Its blocks of sources are grouped into waves; an engine
+writes each wave as Parquet files and a ``_SUCCESS`` marker, so a killed run loses the wave it was in and no
+more. Blocks, and waves, are contiguous in source order, so that the store is built by reading one wave after
+another.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ppr.errors import OutputExistsError, ParameterError, StoreError, UnknownNodeError
+from ppr.fingerprints.rows import Rows
+from ppr.fingerprints.store import FingerprintStore
+from ppr.fingerprints.writer import StoreWriter, sources_identity, store_identity
+from ppr.graph import Graph
+from ppr.manifest import finished, full_disk_is_an_error, publish
+from ppr.params import FingerprintParams
+
+SUCCESS = "_SUCCESS"
+_PLAN = "plan.json"
+
+
+class FingerprintRun:
+    """A run in progress, made by :meth:`begin`; a context manager that releases the output's lock."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        out: Path,
+        params: FingerprintParams,
+        blocks: list[NDArray[np.int32]],
+        wave_blocks: int,
+        lock: _Lock,
+    ) -> None:
+        self._graph = graph
+        self._out = out
+        self._partial = partial_path(out)
+        self._params = params
+        self._waves = [blocks[first : first + wave_blocks] for first in range(0, len(blocks), wave_blocks)]
+        self._lock = lock
+
+    @classmethod
+    def begin(
+        cls,
+        graph: Graph,
+        out: str | Path,
+        params: FingerprintParams,
+        plan: Callable[[], list[NDArray[np.int32]]],
+        wave_blocks: int,
+    ) -> FingerprintRun | None:
+        """Start or resume a run.
+
+        Parameters
+        ----------
+        graph
+            The graph.
+        out
+            Folder of the store to be.
+        params
+            Parameters of the rows.
+        plan
+            Gives the blocks of sources, int32 each, ascending over all of them. A resumed run keeps the cuts
+            that it was begun with.
+        wave_blocks
+            Blocks per wave.
+
+        Returns
+        -------
+        FingerprintRun | None
+            None when ``out`` is finished already, made of the same graph, parameters and sources.
+
+        Raises
+        ------
+        OutputExistsError
+            ``out`` or its partial folder is there, made otherwise, or another process is writing it.
+        ParameterError
+            The plan names an unknown node, or does not ascend.
+        """
+        if wave_blocks < 1:
+            raise ParameterError(f"'wave_blocks' must be positive (got {wave_blocks})")
+        out = Path(out)
+        sources, starts = _check_plan(plan(), graph.n_nodes)
+        identity = store_identity(graph.checksum, params, sources_identity(sources, graph.n_nodes))
+        partial = partial_path(out)
+        if finished(out, identity) is not None:
+            # A run that was killed between publishing and tidying up leaves its partial folder.
+            shutil.rmtree(partial, ignore_errors=True)
+            return None
+        with full_disk_is_an_error(out):
+            lock = _Lock(partial)
+            try:
+                if finished(out, identity) is not None:  # another process finished it just now
+                    shutil.rmtree(partial, ignore_errors=True)
+                    lock.release()
+                    return None
+                starts, wave_blocks = _stored_plan(partial, identity, starts, wave_blocks)
+            except BaseException:
+                lock.release()
+                raise
+        return cls(graph, out, params, np.split(sources, starts[1:]), wave_blocks, lock)
+
+    def __enter__(self) -> FingerprintRun:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; what is done stays done."""
+        self._lock.release()
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the whole run."""
+        return sum(len(wave) for wave in self._waves)
+
+    @property
+    def n_blocks_done(self) -> int:
+        """Blocks of the waves that are complete."""
+        return sum(len(wave) for index, wave in enumerate(self._waves) if self._is_complete(index))
+
+    @property
+    def n_waves(self) -> int:
+        """Waves of the whole run."""
+        return len(self._waves)
+
+    def pending_waves(self) -> Iterator[tuple[int, list[NDArray[np.int32]]]]:
+        """Index and blocks of each wave that is not complete; what is left of a killed attempt is removed."""
+        for index, blocks in enumerate(self._waves):
+            if not self._is_complete(index):
+                shutil.rmtree(self.wave_path(index), ignore_errors=True)
+                yield index, blocks
+
+    def wave_path(self, index: int) -> Path:
+        """Folder into which an engine writes Parquet files, then ``_SUCCESS``, to complete a wave."""
+        return self._partial / "waves" / f"{index:05d}"
+
+    def write_wave(self, index: int, table: pa.Table) -> None:
+        """Complete a wave from one table of ``FINGERPRINT_SCHEMA``, its rows in any order.
+
+        Raises
+        ------
+        ResourceError
+            The disk is full.
+        """
+        folder = self.wave_path(index)
+        with full_disk_is_an_error(self._out):
+            folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(
+                table,
+                folder / "rows.parquet",
+                compression="zstd",
+                use_dictionary=False,
+                write_page_checksum=True,
+            )
+            (folder / SUCCESS).touch()
+
+    def finish(self) -> FingerprintStore:
+        """Build the store of all waves, publish it in one step, and remove the partial folder.
+
+        Raises
+        ------
+        StoreError
+            A wave is not complete, or is damaged. A damaged wave is discarded, so that running again
+            computes it anew.
+        ResourceError
+            The disk is full.
+        """
+        working = self._partial / "store"
+        with full_disk_is_an_error(self._out):
+            shutil.rmtree(working, ignore_errors=True)
+            working.mkdir()
+            with StoreWriter(
+                working, self._params, n_nodes=self._graph.n_nodes, graph_checksum=self._graph.checksum
+            ) as writer:
+                for index in range(self.n_waves):
+                    writer.append(self._read_wave(index))
+                writer.close()
+            publish(working, self._out)
+            shutil.rmtree(self._partial, ignore_errors=True)
+        self.close()
+        return FingerprintStore.open(self._out, verify=False)
+
+    def _is_complete(self, index: int) -> bool:
+        return (self.wave_path(index) / SUCCESS).exists()
+
+    def _read_wave(self, index: int) -> Rows:
+        if not self._is_complete(index):
+            raise StoreError(f"{self._out}: wave {index} of {self.n_waves} is not complete")
+        try:
+            return self._checked_wave(index)
+        except StoreError as error:
+            shutil.rmtree(self.wave_path(index), ignore_errors=True)
+            raise StoreError(
+                f"{self._out}: wave {index} was damaged and is discarded; run again to compute it ({error})"
+            ) from error
+
+    def _checked_wave(self, index: int) -> Rows:
+        tables = [_read_table(path) for path in sorted(self.wave_path(index).glob("*.parquet"))]
+        parts = [Rows.from_arrow(table) for table in tables if table.num_rows]
+        expected = np.concatenate(self._waves[index])
+        n_rows = sum(len(part) for part in parts)
+        if n_rows != expected.size:
+            raise StoreError(f"must have {expected.size} rows (got {n_rows})")
+        rows = Rows.concat(parts)
+        if not np.array_equal(rows.sources, expected):
+            rows = rows.take(np.argsort(rows.sources, kind="stable"))
+        if not np.array_equal(rows.sources, expected):
+            raise StoreError("its rows are not those of its sources, once each")
+        rows.check(n_nodes=self._graph.n_nodes, top_k=self._params.top_k)
+        return rows
+
+
+class _Lock:
+    """Exclusive lock on a partial folder, held through a file in it; goes with the process that holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                file: BinaryIO = (folder / "lock").open("ab")
+            except FileNotFoundError:  # the other run has just finished and removed the folder
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise OutputExistsError(f"{folder}: another process is computing this output") from None
+            self._file = file
+            if _same_file(file, folder / "lock"):
+                return
+            file.close()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def _same_file(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path.name} is not a readable Parquet file: {error}") from error
+
+
+def partial_path(out: Path) -> Path:
+    """Folder of an unfinished run."""
+    return out.with_name(f"{out.name}.partial")
+
+
+def _check_plan(blocks: list[NDArray[np.int32]], n_nodes: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """All sources, and where each block starts among them."""
+    blocks = [np.asarray(block, dtype=np.int32) for block in blocks if len(block)]
+    if not blocks:
+        raise ParameterError("'sources' must name at least one node (got none)")
+    sources = np.concatenate(blocks)
+    if sources.min() < 0 or sources.max() >= n_nodes:
+        raise UnknownNodeError(f"'sources' must be node ids between 0 and {n_nodes - 1} "
+                               f"(got {sources.min()} to {sources.max()})")  # fmt: skip
+    if np.any(sources[1:] <= sources[:-1]):
+        raise ParameterError("'sources' must ascend over all blocks, each once")
+    starts = np.zeros(len(blocks), dtype=np.int64)
+    np.cumsum([block.size for block in blocks[:-1]], out=starts[1:])
+    return sources, starts
+
+
+def _stored_plan(
+    partial: Path, identity: dict[str, Any], starts: NDArray[np.int64], wave_blocks: int
+) -> tuple[NDArray[np.int64], int]:
+    """Block starts and wave size that the run was begun with; stores the given ones in a new run."""
+    path = partial / _PLAN
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored_identity = stored["identity"]
+        stored_plan = np.asarray(stored["block_starts"], dtype=np.int64), int(stored["wave_blocks"])
+    except FileNotFoundError:
+        plan = {"identity": identity, "block_starts": starts.tolist(), "wave_blocks": wave_blocks}
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(plan), encoding="utf-8")
+        new.replace(path)
+        return starts, wave_blocks
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: damaged; remove {partial} to start again ({error!r})") from error
+    for key in identity:
+        if stored_identity.get(key) != identity[key]:
+            raise OutputExistsError(
+                f"{partial}: holds an unfinished run with other {key}; finish that with its own, or remove it"
+            )
+    return stored_plan

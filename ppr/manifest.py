@@ -1,0 +1,212 @@
+"""Stores on disk: a folder with a ``manifest.json``, written beside its final name and renamed last.
+
+A reader therefore never sees half a store. The manifest names the format and its version, the parameters,
+counts, the files with their sizes and SHA-256, the checksums of the stores it was made from (``parents``),
+and ``checksum``, a digest of the *content* (arrays and tables, not the Parquet framing), which is the
+store's identity.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ppr.errors import MissingDataError, OutputExistsError, ResourceError, StoreError
+
+MANIFEST = "manifest.json"
+_CHUNK_BYTES = 1 << 22
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Sizes and checksums of all files below ``folder``, by their relative POSIX path, manifest excluded."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return {
+        p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in files
+    }
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write ``manifest.json`` into ``folder`` and flush it to disk."""
+    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=2, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_manifest(folder: Path, *, format_name: str, version: int) -> dict[str, Any]:
+    """Read and check the manifest of a store.
+
+    Raises
+    ------
+    MissingDataError
+        There is no such folder, or it holds no manifest.
+    StoreError
+        The manifest is not JSON, names another format, or another version.
+    """
+    if not folder.is_dir():
+        raise MissingDataError(f"{folder}: no such store")
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingDataError(f"{folder}: not a store ('{MANIFEST}' is missing)") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != format_name:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise StoreError(f"{path}: 'format' must be '{format_name}' (got {found!r})")
+    if manifest.get("version") != version:
+        raise StoreError(f"{path}: 'version' must be {version} (got {manifest.get('version')!r})")
+    missing = {"parameters", "counts", "files", "parents", "checksum"} - manifest.keys()
+    if missing:
+        raise StoreError(f"{path}: field {sorted(missing)[0]!r} is missing")
+    return manifest
+
+
+def check_files(folder: Path, manifest: dict[str, Any], *, verify: bool) -> None:
+    """Check that every file of the manifest is there with its size, and with ``verify`` its SHA-256.
+
+    Raises
+    ------
+    StoreError
+        A file is missing, truncated or altered.
+    """
+    files = manifest["files"]
+    if not isinstance(files, dict) or not all(
+        isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"} for entry in files.values()
+    ):
+        raise StoreError(f"{folder / MANIFEST}: 'files' must give 'bytes' and 'sha256' of each file")
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise StoreError(f"{path}: missing from the store")
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise StoreError(f"{path}: must have {expected['bytes']} bytes (got {size})")
+        if verify and file_sha256(path) != expected["sha256"]:
+            raise StoreError(f"{path}: checksum does not match the manifest")
+
+
+def finished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Manifest of a finished output with this identity, or None where there is no output yet.
+
+    ``identity`` is compared key by key with the manifest (``format``, ``version``, ``parameters``, ``parents``).
+
+    Raises
+    ------
+    OutputExistsError
+        Something else is there: another kind of folder, or a store made with other parameters or input.
+    """
+    if not path.exists() and not path.is_symlink():
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise OutputExistsError(f"{path}: exists and is not a store; choose another output or remove it") from None
+    for key, value in identity.items():
+        there = manifest.get(key)
+        if there != value:
+            raise OutputExistsError(f"{path}: exists with other {key} ({_difference(there, value)})")
+    return manifest
+
+
+def _difference(there: Any, wanted: Any) -> str:
+    """First difference between two manifest values, for a message."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        for name in sorted(there.keys() | wanted.keys()):
+            if there.get(name) != wanted.get(name):
+                return f"'{name}' there is {there.get(name)!r}, asked for {wanted.get(name)!r}"
+    return f"there {there!r}, asked for {wanted!r}"
+
+
+@contextmanager
+def new_store(path: Path) -> Iterator[Path]:
+    """Folder to fill beside ``path``; renamed to ``path`` when the block ends well, removed when it does not.
+
+    Raises
+    ------
+    ResourceError
+        The disk is full or the folder cannot be written.
+    """
+    working = path.with_name(f".{path.name}.new-{platform.node()}-{os.getpid()}")
+    _remove_abandoned(path)
+    with full_disk_is_an_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir()
+        try:
+            yield working
+            publish(working, path)
+        except BaseException:
+            shutil.rmtree(working, ignore_errors=True)
+            raise
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove working folders beside ``path`` whose process on this machine is gone."""
+    if not Path("/proc/self").exists():
+        return
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.new-{platform.node()}-*"):
+        process = folder.name.rpartition("-")[2]
+        if process.isdecimal() and not Path("/proc", process).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(working: Path, path: Path) -> None:
+    """Flush every file of ``working`` and rename the folder to ``path`` in one step.
+
+    Raises
+    ------
+    OutputExistsError
+        Something appeared at ``path`` meanwhile.
+    """
+    for file in working.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    try:
+        os.rename(working, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise OutputExistsError(f"{path}: exists already; choose another output or remove it") from None
+        raise
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def full_disk_is_an_error(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "permission denied" into a :class:`ResourceError` that names the output."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, (ResourceError, OutputExistsError, MissingDataError)):
+            raise
+        if error.errno in _FULL_DISK:
+            raise ResourceError(f"{path}: no space left on the disk; nothing was written") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ResourceError(f"{path}: cannot be written ({error.strerror})") from error
+        raise

@@ -1,0 +1,221 @@
+"""Spark engine: waves of source blocks, one Spark job each, written as Parquet by the workers.
+
+A task holds one block. Its worker opens the graph store once per process, memory-mapped, so that all workers
+of a machine share one copy in the page cache, and writes the rows itself: no row passes through the driver.
+Only the DataFrame API is used, so the same code runs in a classic session and through Spark Connect. The rows
+have the same bits as any other engine's, so retries and speculative copies of a task are harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+from pyspark.sql.functions import spark_partition_id
+
+from ppr import errors
+from ppr.blocks import DEFAULT_BLOCK_MOVES, compute_block, plan_blocks
+from ppr.errors import MissingDataError, ParameterError, PprError, ResourceError, StoreError
+from ppr.fingerprints import FingerprintRun, FingerprintStore
+from ppr.graph import Graph
+from ppr.local_copy import is_url, local_store
+from ppr.params import FingerprintParams
+
+ROW_DDL = "source int, ids array<int>, scores array<float>, mass double, moves bigint"
+_BATCH_ROWS = 512  # rows handed to the JVM at a time: its memory does not grow with the block
+_ROW_GROUP_BYTES = 16 << 20  # the Parquet writer holds a row group in memory, per task
+_BLOCKS_PER_SLOT = 16  # per wave: some seconds of work, so that starting a job and its last tasks cost little
+_ERROR_MARK = "fairpath-error:"
+
+
+def compute_fingerprints_spark(
+    spark: SparkSession,
+    graph_url: str | Path,
+    out: str | Path,
+    params: FingerprintParams,
+    *,
+    sources: npt.NDArray[np.int32] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    block_moves: float = DEFAULT_BLOCK_MOVES,
+    wave_blocks: int | None = None,
+    cache_dir: str | None = None,
+) -> FingerprintStore:
+    """Compute fingerprints with Spark; resumes a killed run, does nothing when ``out`` is finished.
+
+    Parameters
+    ----------
+    spark
+        Classic or Connect session.
+    graph_url
+        Graph store: a path that driver and workers share, or a URL of fsspec, of which each machine makes one
+        checked local copy.
+    out
+        Folder of the fingerprint store, on storage that driver and workers share.
+    params
+        Parameters of the rows.
+    sources
+        int32 node ids, in any order; None for every node.
+    progress
+        Called with (blocks done, blocks in all) at the start and after each wave.
+    block_moves
+        Predicted moves per block, which is one task.
+    wave_blocks
+        Blocks per Spark job, which is what a kill loses at most; by default sixteen per slot of the cluster.
+    cache_dir
+        Where each machine keeps copies of remote graphs; by default the cache folder of the workers' user.
+
+    Returns
+    -------
+    FingerprintStore
+        The finished store.
+
+    Raises
+    ------
+    ParameterError
+        A parameter breaks its rule, or ``out`` exists and was made otherwise.
+    StoreError
+        The graph store is damaged, or differs between driver and workers.
+    ResourceError
+        A worker cannot reach the graph or import this package, the output is not shared, or Spark fails.
+    """
+    if wave_blocks is not None and wave_blocks < 1:
+        raise ParameterError(f"'wave_blocks' must be positive (got {wave_blocks})")
+    location = str(graph_url) if is_url(graph_url) else str(Path(graph_url).resolve())
+    graph = Graph.open(local_store(location, cache_dir=cache_dir))
+    out = Path(out).resolve()
+    run = FingerprintRun.begin(
+        graph,
+        out,
+        params,
+        lambda: plan_blocks(graph, sources, params, block_moves=block_moves),
+        wave_blocks or _BLOCKS_PER_SLOT * _slots(spark),
+    )
+    if run is None:
+        return FingerprintStore.open(out, graph=graph, verify=False)
+    with run:
+        report = progress or (lambda done, total: None)
+        report(run.n_blocks_done, run.n_blocks)
+        for index, blocks in run.pending_waves():
+            task = BlockTask(location, graph.checksum, cache_dir, params, tuple(blocks))
+            _run_wave(spark, task, run.wave_path(index))
+            report(run.n_blocks_done, run.n_blocks)
+        return run.finish()
+
+
+def _slots(spark: SparkSession) -> int:
+    """Tasks that the cluster runs at once: the number of partitions it gives a range by default."""
+    return spark.range(1 << 16).select(spark_partition_id()).distinct().count()
+
+
+def _run_wave(spark: SparkSession, task: BlockTask, folder: Path) -> None:
+    n_blocks = len(task.blocks)
+    rows = spark.range(0, n_blocks, 1, n_blocks).mapInArrow(task, ROW_DDL)
+    writer = rows.write.mode("overwrite").option("parquet.block.size", str(_ROW_GROUP_BYTES))
+    try:
+        writer.parquet(f"file://{folder}")
+    except (PySparkException, Py4JError) as error:
+        _raise_readable(error, folder)
+    if not any(folder.glob("*.parquet")):
+        raise ResourceError(
+            f"{folder}: what the workers wrote is not here; the output must lie on storage that they share "
+            "with the driver"
+        )
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """Function for ``mapInArrow``: block numbers in, rows out. Pickled by reference to this module.
+
+    Parameters
+    ----------
+    graph_url
+        Absolute path or URL of the graph store.
+    checksum
+        Checksum of the graph that the driver planned with.
+    cache_dir
+        Where to keep a copy of a remote graph.
+    params
+        Parameters of the rows.
+    blocks
+        int32 sources of each block of the wave.
+    """
+
+    graph_url: str
+    checksum: str
+    cache_dir: str | None
+    params: FingerprintParams
+    blocks: tuple[npt.NDArray[np.int32], ...]
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Compute the blocks whose numbers arrive in the column ``id``."""
+        try:
+            graph = worker_graph(self.graph_url, self.checksum, self.cache_dir)
+            for batch in batches:
+                for block in batch.column("id").to_pylist():
+                    table = compute_block(graph, self.blocks[block], self.params)
+                    yield from table.to_batches(max_chunksize=_BATCH_ROWS)
+        except PprError as error:
+            raise RuntimeError(_ERROR_MARK + json.dumps([type(error).__name__, str(error)])) from error
+
+
+@lru_cache(maxsize=2)
+def worker_graph(graph_url: str, checksum: str, cache_dir: str | None) -> Graph:
+    """Graph of this worker process, opened once; the driver has verified the files of a shared store.
+
+    Raises
+    ------
+    ResourceError
+        The path does not exist on this machine.
+    StoreError
+        The store is not the one that the driver planned with.
+    """
+    try:
+        graph = Graph.open(local_store(graph_url, cache_dir=cache_dir), verify=False)
+    except MissingDataError as error:
+        raise ResourceError(
+            f"{error} on the worker {socket.gethostname()}; put the graph on storage that driver and workers "
+            "share, or give a URL, such as s3://..., that each machine copies once"
+        ) from error
+    if graph.checksum != checksum:
+        raise StoreError(
+            f"{graph_url}: the checksum on the worker {socket.gethostname()} must be {checksum} "
+            f"(got {graph.checksum})"
+        )
+    return graph
+
+
+def _raise_readable(error: PySparkException | Py4JError, folder: Path) -> NoReturn:
+    """Raise what a worker or Spark reported, without the traces around it.
+
+    A worker's exception that is none of this package's own is a defect, and is raised as it came.
+    """
+    text = str(error)
+    if found := re.search(re.escape(_ERROR_MARK) + r"(\[.*?\"\])$", text, re.MULTILINE):
+        name, message = json.loads(found[1])
+        raise getattr(errors, name)(message) from None
+    if found := re.search(r"ModuleNotFoundError: (No module named \S+)", text):
+        raise ResourceError(
+            f"a Spark worker cannot import what it needs ({found[1]}): install fairpath for the workers' "
+            "Python, or pass its zip with --py-files"
+        ) from None
+    if "Traceback (most recent call last)" in text:
+        raise error
+    raise ResourceError(f"{folder}: Spark could not write it ({_cause(text)})") from error
+
+
+def _cause(text: str) -> str:
+    """Message of the innermost Java exception that has one, else the first line."""
+    causes = re.findall(r"^(?:Caused by)?: [\w.$]+: (.+)$", text, re.MULTILINE)
+    return causes[-1] if causes else text.partition("\n")[0]

@@ -1,0 +1,43 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real data sets that lie beside the repository; the test is skipped where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not there ({folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """One lazy local session for the whole run."""
+    pytest.importorskip("pyspark", reason="pyspark is not installed")
+    from jobs.spark_session import spark_session
+
+    scratch = tmp_path_factory.mktemp("spark")
+    session = spark_session(
+        master="local[2]",
+        app_name="fairpath-tests",
+        conf={
+            "spark.sql.shuffle.partitions": "3",  # the default, 200, spends the time on empty tasks
+            "spark.local.dir": str(scratch / "local"),
+            "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        },
+    )
+    yield session
+    session.stop()

@@ -1,0 +1,207 @@
+"""The demo: its measurements against oracles, and the whole run on small data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import demo
+from jobs.demo_data import MarketSizes, make_market
+from jobs.demo_measure import packet_estimates, walk_estimate
+from jobs.demo_quality import TestPart, planted_quality, ranking_quality
+from ppr.blocks import compute_block
+from ppr.build import build_graph
+from ppr.errors import DataError, OutputExistsError, ParameterError
+from ppr.exact import exact_ppr
+from ppr.graph import Graph
+from ppr.inputs import EdgeInput
+from ppr.params import FingerprintParams
+
+SIZES = MarketSizes(n_users=150, n_items=120, n_interactions=3000)
+SIGMAS = 6.0
+
+
+def random_graph(weighted: bool) -> Graph:
+    """Thirty nodes, some dangling."""
+    rng = np.random.default_rng(5)
+    degree = rng.integers(0, 6, size=30)
+    indices = np.concatenate([np.sort(rng.choice(30, size=d, replace=False)) for d in degree])
+    weights = rng.uniform(0.1, 9.0, size=len(indices)) if weighted else None
+    return Graph.from_arrays(np.concatenate([[0], np.cumsum(degree)]), indices, weights)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_independent_walks_estimate_the_exact_solution(weighted: bool) -> None:
+    graph, n_walks = random_graph(weighted), 20_000
+    exact = exact_ppr(graph, np.arange(30), restart_prob=0.2)
+    for source in range(30):
+        found = walk_estimate(graph, source, n_walks, 0.2, np.random.default_rng(source))
+        # The visits of one walk to v have a second moment of at most 2 p(v) / c^2.
+        assert np.all(np.abs(found - exact[source]) <= SIGMAS * np.sqrt(2 * exact[source] / n_walks) + 1e-12)
+
+
+def test_packet_estimates_are_the_block_rows() -> None:
+    graph, params = random_graph(True), FingerprintParams(n_walks=500, top_k=None)
+    sources = np.array([3, 1], dtype=np.int32)
+    dense = packet_estimates(graph, sources, params)
+    for row, expected in zip(dense, compute_block(graph, sources, params).to_pylist(), strict=True):
+        assert dict(zip(expected["ids"], expected["scores"], strict=True)) == {
+            int(v): row[v] for v in np.flatnonzero(row)
+        }
+
+
+@pytest.fixture(scope="module")
+def market_graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    folder = tmp_path_factory.mktemp("market")
+    return build_graph(EdgeInput(make_market(0, SIZES).interactions), folder / "graph")
+
+
+def naive_items(graph: Graph, table: pa.Table) -> dict[str, set[str]]:
+    """New known items by known user, the slow way."""
+    seen: dict[str, set[str]] = {}
+    items = {str(key) for key in graph.keys(graph.nodes_of_kind("item"))}
+    for user in graph.nodes_of_kind("user"):
+        row = graph.indices[graph.indptr[user] : graph.indptr[user + 1]]
+        seen[str(graph.keys([user])[0])] = {str(key) for key in graph.keys(row)}
+    wanted: dict[str, set[str]] = {}
+    for user, item in zip(table["user"].to_pylist(), table["item"].to_pylist(), strict=True):
+        if user in seen and item in items and item not in seen[user]:
+            wanted.setdefault(user, set()).add(item)
+    return wanted
+
+
+def test_test_part_keeps_new_known_items(market_graph: Graph) -> None:
+    other = make_market(1, SIZES).interactions  # partly the same keys, other pairs
+    strangers = pa.table({"user": ["nobody", "user-0001"], "item": ["dumbbell-01", "no-such-thing"]})
+    table = pa.concat_tables([other.select(["user", "item"]), strangers])
+    part = TestPart.from_table(market_graph, table)
+    found = {
+        str(market_graph.keys([user])[0]): {str(key) for key in market_graph.keys(sorted(part.items(row)))}
+        for row, user in enumerate(part.users)
+    }
+    assert found == naive_items(market_graph, table)
+
+
+def test_test_part_without_new_items(market_graph: Graph) -> None:
+    with pytest.raises(DataError, match="no new item"):
+        TestPart.from_table(market_graph, make_market(0, SIZES).interactions)
+
+
+def test_planted_quality_against_brute_force(market_graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.demo_quality._CHUNK_USERS", 7)
+    market, k = make_market(0, SIZES), 5
+    part = TestPart.from_table(market_graph, make_market(1, SIZES).interactions)
+    rng = np.random.default_rng(0)
+    items = market_graph.nodes_of_kind("item")
+    ranked = np.stack([rng.permutation(items)[: k + 2] for _ in part.users]).astype(np.int32)
+    ranked[::3, 2:] = -1
+    best, shares = planted_quality(market_graph, market.truth, part, {"random": ranked}, k)
+
+    truth = {name: values.tolist() for name, values in market.truth.items()}
+    item_position = {key: i for i, key in enumerate(truth["items"])}
+    ratios = []
+    for row, user in enumerate(part.users):
+        taste = truth["taste"][truth["users"].index(str(market_graph.keys([user])[0]))]
+        seen = set(market_graph.indices[market_graph.indptr[user] : market_graph.indptr[user + 1]].tolist())
+        p = {}
+        for node in items.tolist():
+            i = item_position[str(market_graph.keys([node])[0])]
+            p[node] = 0.0 if node in seen else taste[truth["item_category"][i]] * truth["popularity"][i]
+        ideal = sorted(p, key=lambda node: (-p[node], node))[:k]
+        assert best[row].tolist() == ideal
+        caught = sum(p[node] for node in ranked[row, :k].tolist() if node >= 0)
+        ratios.append(caught / sum(p[node] for node in ideal))
+    assert shares["random"] == pytest.approx(np.mean(ratios), rel=1e-12)
+
+
+def test_perfect_ranking_has_perfect_quality(market_graph: Graph) -> None:
+    part = TestPart.from_table(market_graph, make_market(1, SIZES).interactions)
+    ranked = np.full((len(part.users), 20), -1, dtype=np.int32)
+    for row in range(len(part.users)):
+        wanted = sorted(part.items(row))[:20]
+        ranked[row, : len(wanted)] = wanted
+    assert ranking_quality(ranked, part, 20)["NDCG@20"] == pytest.approx(1.0)
+
+
+def run(out: Path, **options: object) -> tuple[dict[str, object], str]:
+    lines: list[str] = []
+    arguments: dict[str, object] = {"engine": "local", "sizes": SIZES, **options}
+    result = demo.run_demo(out=out, echo=lines.append, **arguments)  # type: ignore[arg-type]
+    return result, "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
+    out = tmp_path_factory.mktemp("demo")
+    return out, *run(out)
+
+
+def test_demo_beats_popularity_and_stays_below_the_truth(demo_run: tuple[Path, dict, str]) -> None:
+    _, result, text = demo_run
+    quality = result["quality"]
+    for ours in (demo.COMPOSED, demo.THREE_HOPS):
+        for metric, value in quality[ours].items():
+            assert quality[demo.POPULARITY][metric] < value < quality[demo.PLANTED][metric]
+        assert f"{quality[ours]['Recall@20']:.3f}" in text
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_demo_report_tells_the_same(demo_run: tuple[Path, dict, str]) -> None:
+    out, result, text = demo_run
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for values in result["quality"].values():
+        for value in values.values():
+            assert f"{value:.3f}" in page
+    for user, items in result["recommendations"].items():
+        assert user in page
+        assert user in text
+        for item in items:
+            assert item in page
+    assert page.count("<svg ") == 6
+
+
+def test_recommendations_are_new_to_the_user(demo_run: tuple[Path, dict, str]) -> None:
+    out, result, _ = demo_run
+    train = pq.read_table(out / "train.parquet").to_pylist()
+    for user, items in result["recommendations"].items():
+        assert not set(items) & {row["item"] for row in train if row["user"] == user}
+
+
+def test_second_run_keeps_what_is_there(demo_run: tuple[Path, dict, str]) -> None:
+    out, result, _ = demo_run
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("manifest.json")}
+    again, text = run(out, engine="spark")  # nothing to compute: Spark is not started
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("manifest.json")} == before
+    assert again == result
+    assert text.count("kept from an earlier run") == 2
+
+
+def test_other_data_do_not_overwrite(demo_run: tuple[Path, dict, str]) -> None:
+    out, _, _ = demo_run
+    with pytest.raises(OutputExistsError, match="'seed' there is 0, asked for 1"):
+        run(out, seed=1)
+
+
+@pytest.mark.parametrize("times", [True, False])
+def test_own_interactions(tmp_path: Path, times: bool) -> None:
+    table = make_market(0, SIZES).interactions
+    pq.write_table(table if times else table.drop_columns("timestamp"), tmp_path / "own.parquet")
+    result, text = run(tmp_path / "out", interactions=tmp_path / "own.parquet")
+    assert set(result["quality"]) == {demo.POPULARITY, demo.COMPOSED, demo.THREE_HOPS}
+    assert ("the last fifth of the time" if times else "a random fifth of each user's") in text
+    train, test = (pq.read_table(tmp_path / "out" / f"{name}.parquet") for name in ("train", "test"))
+    assert train.num_rows + test.num_rows == table.num_rows
+    if times:
+        assert max(train["timestamp"].to_pylist()) < min(test["timestamp"].to_pylist())
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_unknown_engine(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="'engine' must be spark or local"):
+        run(tmp_path / "out", engine="dask")
+    assert not (tmp_path / "out").exists()

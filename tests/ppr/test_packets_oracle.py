@@ -1,0 +1,181 @@
+"""The compiled kernels against the plain version of their rules: every bit of every row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import ppr.blocks
+from ppr.blocks import compute_block
+from ppr.graph import Graph
+from ppr.kernels.packets import new_scratch
+from ppr.kernels.topk import new_rank_space, walk_rows
+from ppr.params import MAX_SEED, MAX_WALKS, FingerprintParams
+from tests.oracles.naive_packets import naive_row
+from tests.oracles.random_graphs import random_graph
+
+LARGEST_TOTAL = 2**32 - 1
+
+
+def assert_rows_equal(graph: Graph, sources: NDArray[np.integer], params: FingerprintParams) -> None:
+    """Each row is the oracle's, to the last bit."""
+    table = compute_block(graph, np.asarray(sources, np.int32), params)
+    assert table["source"].to_numpy().tolist() == list(sources)
+    for source, row in zip(sources, table.to_pylist(), strict=True):
+        expected = naive_row(graph, int(source), params)
+        assert row["ids"] == expected.ids.tolist()
+        assert np.array(row["scores"], np.float32).tobytes() == expected.scores.tobytes()
+        assert row["mass"] == expected.mass
+        assert row["moves"] == expected.moves
+
+
+def weights_of(kind: str, rng: np.random.Generator, degrees: NDArray[np.integer]) -> NDArray[Any] | None:
+    """Weights of all edges, row after row."""
+    n_edges = int(degrees.sum())
+    if kind == "none":
+        return None
+    if kind == "small integers":
+        return rng.integers(1, 5, n_edges)
+    if kind == "real":
+        return rng.lognormal(sigma=3, size=n_edges)
+    # Integers whose sum is the largest that a row may have: one edge takes nearly all of it.
+    weights = rng.integers(1, 1000, n_edges)
+    for end, degree in zip(np.cumsum(degrees), degrees):
+        if degree:
+            row = weights[end - degree : end]
+            row[rng.integers(degree)] += LARGEST_TOTAL - row.sum()
+    return weights
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    """Up to 14 nodes of any degree, dangling and isolated ones and self-loops included."""
+    n_nodes = draw(st.integers(1, 14))
+    neighbors = st.lists(st.sets(st.integers(0, n_nodes - 1)), min_size=n_nodes, max_size=n_nodes)
+    rows = [sorted(row) for row in draw(neighbors)]
+    degrees = np.array([len(row) for row in rows])
+    kind = draw(st.sampled_from(["none", "small integers", "real", "largest total"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    return Graph.from_arrays(
+        np.concatenate([[0], np.cumsum(degrees)]),
+        np.concatenate([np.array(row, int) for row in rows]),
+        weights_of(kind, rng, degrees),
+        kind_ids=rng.integers(0, 3, n_nodes),
+        kinds=("item", "llm", "user"),
+    )
+
+
+@st.composite
+def parameters(draw: st.DrawFn) -> FingerprintParams:
+    n_walks = draw(st.sampled_from([1, 2, 3, 7, 64, 3000, MAX_WALKS - 1, MAX_WALKS]) | st.integers(1, 10_000))
+    restart_prob = draw(st.sampled_from([0.001, 0.15, 0.999]) | st.floats(0.001, 0.999))
+    # About log(R) / c steps pass before the mass of a source falls below one walker's.
+    endless = restart_prob < 0.1 and n_walks > 100
+    steps = st.integers(1, 200)
+    return FingerprintParams(
+        restart_prob=restart_prob,
+        n_walks=n_walks,
+        seed=draw(st.sampled_from([0, MAX_SEED]) | st.integers(0, MAX_SEED)),
+        max_steps=draw(steps if endless else st.none() | steps),
+        top_k=draw(st.none() | st.integers(1, 20)),
+        target_kinds=tuple(draw(st.sets(st.sampled_from(["item", "llm", "user"])))),
+        exclude_neighbors=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(graph=graphs(), params=parameters())
+def test_any_small_graph(graph: Graph, params: FingerprintParams) -> None:
+    assert_rows_equal(graph, np.arange(graph.n_nodes)[::-1], params)
+
+
+@pytest.mark.parametrize("kind", ["none", "small integers", "real", "largest total"])
+@pytest.mark.parametrize("n_walks", [10, 200, 3000, 50_000])
+def test_graph_with_hubs(kind: str, n_walks: int) -> None:
+    """Hubs of more edges than walks and than a batch; rows that refill the table and cross several batches."""
+    rng = np.random.default_rng(n_walks)
+    n_nodes = 6000
+    degrees = rng.geometric(0.3, n_nodes) - 1
+    degrees[:3] = [5000, 2500, 1024]
+    indices = np.concatenate([np.sort(rng.choice(n_nodes, degree, replace=False)) for degree in degrees])
+    graph = Graph.from_arrays(
+        np.concatenate([[0], np.cumsum(degrees)]), indices, weights_of(kind, rng, degrees)
+    )
+    assert_rows_equal(graph, np.array([0, 17, 1, 2]), FingerprintParams(n_walks=n_walks, top_k=None, seed=3))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_row_longer_than_the_record_can_say(weighted: bool) -> None:
+    """A node of 2**24 edges or more: its degree is read from the graph. The targets repeat, to keep it small."""
+    degree = (1 << 24) + 5
+    graph = Graph(
+        indptr=np.array([0, degree, degree + 1, degree + 1]),
+        indices=np.append(np.arange(degree, dtype=np.int32) % 3, np.int32(0)),
+        cumulative=np.append(np.arange(1, degree + 1, dtype=np.uint32) * 2, np.uint32(1)) if weighted else None,
+        strength=np.zeros(3),
+        kind_ids=np.zeros(3, np.uint8),
+        kinds=("node",),
+        directed=True,
+        checksum="",
+    )
+    assert_rows_equal(graph, np.array([0, 1]), FingerprintParams(n_walks=50, seed=1))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("capacity", "row_space"), [(1, 1), (1, 1 << 18), (5, 70), (1 << 14, 300)])
+def test_space_that_runs_out_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, weighted: bool, capacity: int, row_space: int
+) -> None:
+    """Scratch and output that are too small are replaced by larger ones, with the same rows."""
+    graph = random_graph(4, n_nodes=5000, degree=3.0, weighted=weighted)
+    sources = np.random.default_rng(0).permutation(200).astype(np.int32)
+    params = FingerprintParams(n_walks=300, top_k=None)
+    expected = compute_block(graph, sources, params)
+    assert max(len(ids) for ids in expected["ids"]) > 300
+    monkeypatch.setattr(ppr.blocks, "_FIRST_CAPACITY", capacity)
+    monkeypatch.setattr(ppr.blocks, "_FIRST_ROW_SPACE", row_space)
+    assert compute_block(graph, sources, params).equals(expected)
+    assert_rows_equal(graph, sources[:3], params)
+
+
+def test_full_scratch_is_reported_at_any_stage() -> None:
+    """Singles, pushes and splits each notice that the scratch is full; enough scratch gives the whole row."""
+    graph = random_graph(5, n_nodes=12_000, degree=4.0)
+    arrays = graph.indptr, graph.indices, np.empty(0, np.uint32)
+    for array in arrays:
+        array.flags.writeable = False
+    kind_ids = graph.kind_ids.copy()
+    kind_ids.flags.writeable = False
+    everything = (-1, np.zeros(0, np.bool_), False)
+    for n_walks in (20, 400, 6000, 1 << 20):
+        params = FingerprintParams(n_walks=n_walks, top_k=None)
+        expected = naive_row(graph, 7, params)
+        kernel_params = (round(0.15 * 2**20), n_walks, 0, -1)
+        for capacity in (1, len(expected.ids) // 4, len(expected.ids) // 2, graph.n_nodes):
+            out = (
+                *(np.zeros(1, np.int64) for _ in range(3)),
+                np.empty(graph.n_nodes, np.int32),
+                np.empty(graph.n_nodes, np.float32),
+            )
+            done, used, is_full = walk_rows(
+                arrays,
+                kind_ids,
+                np.array([7], np.int32),
+                0,
+                kernel_params,
+                everything,
+                new_scratch(capacity),
+                new_rank_space(capacity),
+                out,
+            )
+            if capacity == graph.n_nodes:
+                assert (done, used, is_full) == (1, len(expected.ids), False)
+                assert out[3][:used].tolist() == expected.ids.tolist()
+            else:
+                assert used == 0
+                assert is_full == (done == 0)
