@@ -35,7 +35,8 @@ DEFAULT_BLOCK_MOVES = 12_000_000
 
 _ROW_MOVES = 1000.0  # what a row costs beside its walks: ranking, writing; it also bounds the rows of a block
 _PREDICTED_STEPS = 24
-_FIRST_CAPACITY = 1 << 14
+_FIRST_SLOTS = 1 << 14
+_FIRST_EDGES = 1 << 14
 _FIRST_ROW_SPACE = 1 << 18
 
 
@@ -76,8 +77,8 @@ def compute_block(graph: Graph, sources: NDArray[np.int32], params: FingerprintP
     lengths, masses, moves = (np.zeros(n_sources, np.int64) for _ in range(3))
     ids_parts: list[NDArray[np.int32]] = []
     scores_parts: list[NDArray[np.float32]] = []
-    capacity = min(graph.n_nodes, _FIRST_CAPACITY)
-    scratch, rank_space = new_scratch(capacity), new_rank_space(capacity)
+    slots, edges = min(graph.n_nodes, _FIRST_SLOTS), _FIRST_EDGES
+    scratch, rank_space = new_scratch(slots, edges), new_rank_space(slots)
     space = _FIRST_ROW_SPACE
     position = 0
     while position < n_sources:
@@ -96,8 +97,8 @@ def compute_block(graph: Graph, sources: NDArray[np.int32], params: FingerprintP
         ids_parts.append(ids[:used])
         scores_parts.append(scores[:used])
         if scratch_is_full:
-            capacity = min(graph.n_nodes, 4 * capacity)
-            scratch, rank_space = new_scratch(capacity), new_rank_space(capacity)
+            slots, edges = min(graph.n_nodes, 4 * slots), 4 * edges
+            scratch, rank_space = new_scratch(slots, edges), new_rank_space(slots)
         elif used == 0:
             space *= 4  # a single row needs more
     offsets = np.zeros(n_sources + 1, np.int32)

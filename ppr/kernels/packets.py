@@ -35,9 +35,6 @@ ONE = 1 << MASS_BITS
 """Fixed-point mass of a whole source: 1.0."""
 STOP_BITS = 20
 """Fraction bits of the restart probability."""
-BATCH = 1024
-"""Edges located before they are fetched together."""
-
 # Fields of a slot's record: mass that has arrived, estimate, row begin << 24 | degree, node.
 INCOMING, ESTIMATE, ROW, NODE, N_FIELDS = 0, 1, 2, 3, 4
 _DEGREE_BITS = 24
@@ -50,6 +47,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing
 _FIRST_TABLE_BITS = 10
 _1 = np.uint64(1)
 _2 = np.uint64(2)
+_32 = np.uint64(32)
 
 
 class Scratch(NamedTuple):
@@ -57,9 +55,8 @@ class Scratch(NamedTuple):
 
     ``table`` maps a node to its slot, packed as node << 32 | slot, -1 where free; only a prefix, a power of two,
     is in use. ``active`` are the slots with mass at this step; of these, ``pushing`` and ``splitting`` hand on
-    ``pushed`` and ``split_mass``. An edge to hand mass to is ``edge`` where unweighted, else the place in a row
-    (``edge`` its begin, ``span`` its length) of the cumulative weight ``offset``; ``hand`` and ``target``
-    belong to one batch of edges.
+    ``pushed`` and ``split_mass``. The step's edges get the mass ``hand``: they are ``edge`` where unweighted, else
+    the place of the cumulative weight ``offset`` in the row that begins at ``edge`` and is ``span`` long.
     """
 
     table: NDArray[np.int64]
@@ -76,25 +73,26 @@ class Scratch(NamedTuple):
     target: NDArray[np.int32]
 
 
-def new_scratch(capacity: int) -> Scratch:
-    """Scratch for sources that reach at most ``capacity`` nodes."""
-    table_size = 1 << max(_FIRST_TABLE_BITS, (4 * (capacity + BATCH) - 1).bit_length())
-    slots = capacity + BATCH
-    words = np.zeros(slots * N_FIELDS + _CACHE_LINE_WORDS, np.int64)
+def new_scratch(n_slots: int, n_edges: int) -> Scratch:
+    """Scratch for sources that reach at most ``n_slots`` nodes and hand mass to ``n_edges`` edges in a step."""
+    table_size = 1 << max(_FIRST_TABLE_BITS, (4 * n_slots - 1).bit_length())
+    # an entry to spare: the kernels write the next one before they know whether to keep it
+    n_slots, n_edges = n_slots + 1, n_edges + 1
+    words = np.zeros(n_slots * N_FIELDS + _CACHE_LINE_WORDS, np.int64)
     skip = (-words.ctypes.data // words.itemsize) % _CACHE_LINE_WORDS  # no record across two cache lines
     return Scratch(
         table=np.full(table_size, _FREE),
-        record=words[skip : skip + slots * N_FIELDS],
-        active=np.empty(slots, np.uint32),
-        pushing=np.empty(slots, np.uint32),
-        pushed=np.empty(slots, np.int64),
-        splitting=np.empty(slots, np.uint32),
-        split_mass=np.empty(slots, np.int64),
-        edge=np.empty(slots, np.uint64),
-        span=np.empty(slots, np.int64),
-        offset=np.empty(slots, np.int64),
-        hand=np.empty(BATCH, np.int64),
-        target=np.empty(BATCH, np.int32),
+        record=words[skip : skip + n_slots * N_FIELDS],
+        active=np.empty(n_slots, np.uint32),
+        pushing=np.empty(n_slots, np.uint32),
+        pushed=np.empty(n_slots, np.int64),
+        splitting=np.empty(n_slots, np.uint32),
+        split_mass=np.empty(n_slots, np.int64),
+        edge=np.empty(n_edges, np.uint64),
+        span=np.empty(n_edges, np.int64),
+        offset=np.empty(n_edges, np.int64),
+        hand=np.empty(n_edges, np.int64),
+        target=np.empty(n_edges, np.int32),
     )
 
 
@@ -125,10 +123,8 @@ def find_slot(s, node, bits):
 
 
 @_kernel
-def _grow_table(s, count, n_slots, bits):
-    """Refill the table at a size that ``count`` more nodes leave half empty; returns its bits."""
-    while 2 * (n_slots + count) > 1 << bits:
-        bits += 1
+def _refill_table(s, n_slots, bits):
+    """Put all slots into a table of 2**bits."""
     table, record = s.table, s.record
     table[: 1 << bits] = _FREE
     for slot in range(n_slots):
@@ -137,58 +133,6 @@ def _grow_table(s, count, n_slots, bits):
         while table[at] != _FREE:
             at = (at + _1) & np.uint64((1 << bits) - 1)
         table[at] = (node << 32) | slot
-    return bits
-
-
-@_inline
-def _find_edge(cumulative, begin, degree, offset):
-    """First edge of a row whose cumulative weight exceeds ``offset``, by bisection without branches."""
-    low = begin
-    length = degree
-    while length > 1:
-        half = length >> 1
-        low += half if np.int64(cumulative[low + half - 1]) <= offset else 0
-        length -= half
-    return low
-
-
-@_kernel
-def _deliver(s, graph, first, upto, equal, n_slots, n_active, bits):
-    """Fetch the targets of edges [first, upto) and add to each its ``hand``, or ``equal`` where that is positive.
-
-    Returns (n_slots, n_active, bits).
-    """
-    _, indices, cumulative = graph
-    table, record, active = s.table, s.record, s.active
-    edge, span, offset, hand, target = s.edge, s.span, s.offset, s.hand, s.target
-    count = upto - first
-    if 2 * (n_slots + count) > 1 << bits:
-        bits = _grow_table(s, count, n_slots, bits)
-    if cumulative.size > 0:
-        for i in range(first, upto):
-            begin = np.int64(edge[i])
-            edge[i] = np.uint64(_find_edge(cumulative, begin, span[i], offset[i]))
-    for i in range(count):
-        target[i] = indices[edge[first + i]]
-    wrap = np.uint64((1 << bits) - 1)
-    for i in range(count):
-        node = np.int64(target[i])
-        at = _hash(node, bits)
-        entry = table[at]
-        while entry >> 32 != node and entry != _FREE:
-            at = (at + _1) & wrap
-            entry = table[at]
-        is_new = entry == _FREE
-        slot = n_slots if is_new else entry & _SLOT_MASK
-        table[at] = (node << 32) | slot
-        record[field(n_slots, NODE)] = node if is_new else 0
-        n_slots += is_new
-        incoming = field(slot, INCOMING)
-        before = record[incoming]
-        record[incoming] = before + (equal if equal > 0 else hand[i])
-        active[n_active] = slot
-        n_active += before == 0
-    return n_slots, n_active, bits
 
 
 @_inline
@@ -202,16 +146,23 @@ def _row(indptr, node, row):
 
 
 @_inline
+def _divide(a, b):
+    """Quotient and remainder of unsigned integers by one division."""
+    quotient = a // b
+    return np.int64(quotient), np.int64(a - quotient * b)
+
+
+@_inline
 def _advance(s, graph, key, unit, stop, reach, n_active):
     """Stop a share of the mass of all active slots and see how each hands on the rest.
 
-    Nodes with less than a unit play roulette here, without a branch; returns (n_single, n_pushing, n_splitting).
+    Nodes with less than a unit play roulette here, without a branch; returns (n_edges, n_pushing, n_splitting).
     """
     indptr, _, cumulative = graph
     weighted = cumulative.size > 0
-    record, active, edge, span, offset = s.record, s.active, s.edge, s.span, s.offset
+    record, active, edge, span, offset, hand = s.record, s.active, s.edge, s.span, s.offset, s.hand
     pushing, pushed, splitting, split_mass = s.pushing, s.pushed, s.splitting, s.split_mass
-    n_single, n_pushing, n_splitting = np.int64(0), np.int64(0), np.int64(0)
+    count, n_pushing, n_splitting = np.int64(0), np.int64(0), np.int64(0)
     for i in range(n_active):
         slot = active[i]
         mass = record[field(slot, INCOMING)]
@@ -231,103 +182,83 @@ def _advance(s, graph, key, unit, stop, reach, n_active):
         split_mass[n_splitting] = h
         n_splitting += split
         if weighted:
-            edge[n_single] = np.uint64(begin)
-            span[n_single] = degree
-            offset[n_single] = low_half(bits)
+            edge[count] = np.uint64(begin)
+            span[count] = degree
+            offset[count] = low_half(bits)
         else:
-            edge[n_single] = np.uint64(begin + below_low(bits, degree))
-        n_single += (not push) & (not split) & happens(bits, h, unit)
-    return n_single, n_pushing, n_splitting
+            edge[count] = np.uint64(begin + below_low(bits, degree))
+        hand[count] = unit
+        count += (not push) & (not split) & happens(bits, h, unit)
+    if weighted:
+        for i in range(count):
+            total = np.uint64(cumulative[edge[i] + np.uint64(span[i] - 1)])
+            offset[i] = np.int64((np.uint64(offset[i]) * total) >> _32)
+    return count, n_pushing, n_splitting
 
 
 @_inline
-def _deliver_singles(s, graph, n_single, unit, n_slots, bits):
-    """Hand a unit to each edge that :func:`_advance` left; returns (n_slots, n_active, bits), -1 when full."""
-    cumulative = graph[2]
-    n_active = np.int64(0)
-    if cumulative.size > 0:
-        for i in range(n_single):
-            total = np.uint64(cumulative[s.edge[i] + np.uint64(s.span[i] - 1)])
-            s.offset[i] = np.int64((np.uint64(s.offset[i]) * total) >> np.uint64(32))
-    capacity = s.active.size - BATCH
-    for first in range(0, n_single, BATCH):
-        upto = min(n_single, first + BATCH)
-        n_slots, n_active, bits = _deliver(s, graph, first, upto, unit, n_slots, n_active, bits)
-        if n_slots > capacity:
-            return np.int64(-1), n_active, bits
-    return n_slots, n_active, bits
-
-
-@_kernel
-def _push(s, graph, key, n_pushing, n_slots, n_active, bits):
+def _push(s, graph, key, n_pushing, count):
     """Hand mass to every edge of the pushing nodes, in proportion to the weights.
 
     Shares are differences of rounded cumulative shares, so that they sum to the whole; the rounding starts at
-    a drawn offset. Returns (n_slots, n_active, bits, moves).
+    a drawn offset. Returns the number of edges, -1 where there is no space for them.
     """
     indptr, _, cumulative = graph
     weighted = cumulative.size > 0
     record, edge, span, offsets, hand = s.record, s.edge, s.span, s.offset, s.hand
-    capacity = s.active.size - BATCH
-    count, moves = np.int64(0), np.int64(0)
+    pushing, pushed = s.pushing, s.pushed
     for i in range(n_pushing):
-        node = record[field(s.pushing[i], NODE)]
-        begin, degree = _row(indptr, node, record[field(s.pushing[i], ROW)])
+        node = record[field(pushing[i], NODE)]
+        begin, degree = _row(indptr, node, record[field(pushing[i], ROW)])
+        if count + degree >= edge.size:
+            count = np.int64(-1)
+            break
         total = np.int64(cumulative[begin + degree - 1]) if weighted else degree
-        each, rest = _divide(np.uint64(s.pushed[i]), np.uint64(total))
+        each, rest = _divide(np.uint64(pushed[i]), np.uint64(total))
         carry = below_low(draw(key, node), total)
-        before, given = np.int64(0), np.int64(0)
-        for e in range(begin, begin + degree):
-            if weighted:
+        if weighted:
+            before, given = np.int64(0), np.int64(0)
+            for e in range(begin, begin + degree):
                 upto = np.int64(cumulative[e])
                 now = np.int64((np.uint64(rest) * np.uint64(upto) + np.uint64(carry)) // np.uint64(total))
-                hand[count] = each * (upto - before) + now - given
-                before, given = upto, now
+                edge[count] = np.uint64(e)
                 span[count] = 1
                 offsets[count] = 0
-            else:
+                hand[count] = each * (upto - before) + now - given
+                count += hand[count] > 0
+                before, given = upto, now
+        else:
+            for e in range(begin, begin + degree):
                 carry += rest
                 extra = carry >= degree
                 carry -= degree if extra else 0
+                edge[count] = np.uint64(e)
                 hand[count] = each + extra
-            edge[count] = np.uint64(e)
-            count += hand[count] > 0
-            if count == BATCH:
-                n_slots, n_active, bits = _deliver(s, graph, 0, count, 0, n_slots, n_active, bits)
-                moves += count
-                count = np.int64(0)
-                if n_slots > capacity:
-                    return np.int64(-1), n_active, bits, moves
-    n_slots, n_active, bits = _deliver(s, graph, 0, count, 0, n_slots, n_active, bits)
-    return (n_slots if n_slots <= capacity else np.int64(-1)), n_active, bits, moves + count
+                count += 1
+    return count
 
 
 @_inline
-def _divide(a, b):
-    """Quotient and remainder of unsigned integers by one division."""
-    quotient = a // b
-    return np.int64(quotient), np.int64(a - quotient * b)
-
-
-@_kernel
-def _split(s, graph, key, unit, n_splitting, n_slots, n_active, bits):
+def _split(s, graph, key, unit, n_splitting, count):
     """Split the mass of the splitting nodes into equal packets placed by systematic sampling.
 
     Packet i of k stands at the cumulative weight floor((i * total + u) / k), u uniform in [0, total): each unit of
-    weight is met k / total times on average. Returns (n_slots, n_active, bits, moves).
+    weight is met k / total times on average. Returns as :func:`_push` does.
     """
     indptr, _, cumulative = graph
     weighted = cumulative.size > 0
     record, edge, span, offsets, hand = s.record, s.edge, s.span, s.offset, s.hand
-    capacity = s.active.size - BATCH
-    count, moves = np.int64(0), np.int64(0)
+    splitting, split_mass = s.splitting, s.split_mass
     for i in range(n_splitting):
-        node = record[field(s.splitting[i], NODE)]
-        begin, degree = _row(indptr, node, record[field(s.splitting[i], ROW)])
+        node = record[field(splitting[i], NODE)]
+        begin, degree = _row(indptr, node, record[field(splitting[i], ROW)])
         total = np.uint64(cumulative[begin + degree - 1]) if weighted else np.uint64(degree)
-        mass = np.uint64(s.split_mass[i])
+        mass = np.uint64(split_mass[i])
         k = (_2 * mass + np.uint64(unit)) // (_2 * np.uint64(unit))
         packets = np.int64(k)
+        if count + packets >= edge.size:
+            count = np.int64(-1)
+            break
         each, rest = _divide(mass, k)
         stride, stride_rest = _divide(total, k)
         drawn = draw(key, node)
@@ -344,19 +275,55 @@ def _split(s, graph, key, unit, n_splitting, n_slots, n_active, bits):
             extra = carry >= packets
             carry -= packets if extra else 0
             hand[count] = each + extra
+            count += 1
             fraction += stride_rest
             over = fraction >= packets
             fraction -= packets if over else 0
             offset += stride + over
-            count += 1
-            if count == BATCH:
-                n_slots, n_active, bits = _deliver(s, graph, 0, count, 0, n_slots, n_active, bits)
-                moves += count
-                count = np.int64(0)
-                if n_slots > capacity:
-                    return np.int64(-1), n_active, bits, moves
-    n_slots, n_active, bits = _deliver(s, graph, 0, count, 0, n_slots, n_active, bits)
-    return (n_slots if n_slots <= capacity else np.int64(-1)), n_active, bits, moves + count
+    return count
+
+
+@_inline
+def _find_edges(s, cumulative, count):
+    """Edges of a weighted graph: the first of each row whose cumulative weight exceeds the offset."""
+    edge, span, offset = s.edge, s.span, s.offset
+    for i in range(count):
+        low = np.int64(edge[i])
+        length = span[i]
+        wanted = offset[i]
+        while length > 1:  # bisection without branches
+            half = length >> 1
+            low += half if np.int64(cumulative[low + half - 1]) <= wanted else 0
+            length -= half
+        edge[i] = np.uint64(low)
+
+
+@_inline
+def _deliver(s, indices, count, n_slots, bits):
+    """Add the mass of the edges to their targets; returns (n_slots, n_active)."""
+    table, record, active, edge, hand, target = s.table, s.record, s.active, s.edge, s.hand, s.target
+    for i in range(count):
+        target[i] = indices[edge[i]]
+    wrap = np.uint64((1 << bits) - 1)
+    n_active = np.int64(0)
+    for i in range(count):
+        node = np.int64(target[i])
+        at = _hash(node, bits)
+        entry = table[at]
+        while entry >> 32 != node and entry != _FREE:
+            at = (at + _1) & wrap
+            entry = table[at]
+        is_new = entry == _FREE
+        slot = n_slots if is_new else entry & _SLOT_MASK
+        table[at] = (node << 32) | slot
+        record[field(n_slots, NODE)] = node if is_new else 0
+        n_slots += is_new
+        incoming = field(slot, INCOMING)
+        before = record[incoming]
+        record[incoming] = before + hand[i]
+        active[n_active] = slot
+        n_active += before == 0
+    return n_slots, n_active
 
 
 @_kernel
@@ -382,9 +349,10 @@ def walk(graph, source, params, s, bits):
         Reached nodes, or -1 where the scratch did not suffice (it is then to be thrown away); edges that were handed
         mass; size of the table in use.
     """
-    indptr = graph[0]
+    indptr, indices, cumulative = graph
     stop, n_walks, seed, max_steps = params
     record = s.record
+    capacity = s.active.size - 1
     unit = ONE // n_walks
     reach = 2 * n_walks  # a push needs mass h <= 1 and h / degree >= unit / 2
     s.table[_hash(source, bits)] = source << 32
@@ -394,29 +362,34 @@ def walk(graph, source, params, s, bits):
     n_slots, n_known, n_active = np.int64(1), np.int64(0), np.int64(1)
     moves, step = np.int64(0), np.int64(0)
     while n_active > 0:
-        # The rows of all nodes reached for the first time, together; none on the last step, where all mass stops.
+        # The rows of all nodes reached for the first time, together: their accesses overlap.
         for slot in range(n_known, n_slots):
             node = record[field(slot, NODE)]
             begin = indptr[node]
             degree = indptr[node + 1] - begin
             record[field(slot, ROW)] = (begin << _DEGREE_BITS) | min(degree, _DEGREE_MASK)
         n_known = n_slots
+        if n_active >= s.edge.size:
+            return np.int64(-1), moves, bits
         key = stream_key(seed, source, step)
-        n_single, n_pushing, n_splitting = _advance(s, graph, key, unit, stop, reach, n_active)
+        count, n_pushing, n_splitting = _advance(s, graph, key, unit, stop, reach, n_active)
         if step == max_steps:
             break
-        n_active = np.int64(0)
-        if n_single > 0:
-            n_slots, n_active, bits = _deliver_singles(s, graph, n_single, unit, n_slots, bits)
-            moves += n_single
-        if n_pushing > 0 and n_slots > 0:
-            n_slots, n_active, bits, pushed = _push(s, graph, key, n_pushing, n_slots, n_active, bits)
-            moves += pushed
-        if n_splitting > 0 and n_slots > 0:
-            n_slots, n_active, bits, split = _split(s, graph, key, unit, n_splitting, n_slots, n_active, bits)
-            moves += split
-        if n_slots < 0:
-            return n_slots, moves, bits
+        count = _push(s, graph, key, n_pushing, count)
+        if count >= 0:
+            count = _split(s, graph, key, unit, n_splitting, count)
+        # A slot for every edge is asked for, as if all targets were new, but never more than there are nodes.
+        wanted = min(n_slots + count, indptr.size - 1)
+        if count < 0 or wanted > capacity:
+            return np.int64(-1), moves, bits
+        if 2 * wanted > 1 << bits:
+            while 2 * wanted > 1 << bits:
+                bits += 1
+            _refill_table(s, n_slots, bits)
+        if cumulative.size > 0:
+            _find_edges(s, cumulative, count)
+        n_slots, n_active = _deliver(s, indices, count, n_slots, bits)
+        moves += count
         step += 1
     return n_slots, moves, bits
 

@@ -14,9 +14,10 @@ _kernel: Any = njit(cache=True, error_model="numpy", nogil=True)
 _NODE_MASK = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _SCORE = np.float64(1.0 / ONE)
-# Buckets of the histogram of scores: sign, exponent and four bits of the mantissa of a float32 below 2.
-_BUCKET_SHIFT = np.uint32(19)
-_N_BUCKETS = (128 << 4) + 16
+# Buckets of the histogram of scores: exponent and seven bits of the mantissa of a float32 from 2**-40 to 1.
+_BUCKET_SHIFT = np.uint32(16)
+_LEAST_BUCKET = (127 - 40) << 7
+_N_BUCKETS = (41 << 7) + 1
 
 
 def new_rank_space(capacity: int) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.int64]]:
@@ -36,6 +37,30 @@ def _exclude_neighbors(s, graph, source, bits):
 
 
 @_kernel
+def _largest_first(keys, limit):
+    """Move the ``limit`` largest of distinct keys to the front (Hoare's quickselect)."""
+    low, high = np.int64(0), np.int64(keys.size - 1)
+    while low < high:
+        pivot = keys[(low + high) >> 1]
+        left, right = low, high
+        while left <= right:
+            while keys[left] > pivot:
+                left += 1
+            while keys[right] < pivot:
+                right -= 1
+            if left <= right:
+                keys[left], keys[right] = keys[right], keys[left]
+                left += 1
+                right -= 1
+        if limit <= right:
+            high = right
+        elif limit > left:
+            low = left
+        else:
+            break
+
+
+@_kernel
 def _rank(s, n_slots, limit, allowed, kind_ids, space):
     """Sort keys of the best ``limit`` slots (all of them where negative), descending.
 
@@ -48,18 +73,20 @@ def _rank(s, n_slots, limit, allowed, kind_ids, space):
     for slot in range(n_slots):
         scores[slot] = np.float32(record[field(slot, ESTIMATE)] * _SCORE)
     bits = scores.view(np.uint32)
-    histogram[:] = 0
-    for slot in range(n_slots):
-        if allowed.size > 0 and not allowed[kind_ids[record[field(slot, NODE)]]]:
-            bits[slot] = 0
-        histogram[bits[slot] >> _BUCKET_SHIFT] += 1
+    if allowed.size > 0:
+        for slot in range(n_slots):
+            if not allowed[kind_ids[record[field(slot, NODE)]]]:
+                bits[slot] = 0
     least = np.uint32(1)
-    if limit >= 0:
+    if 0 <= limit < n_slots:
+        histogram[:] = 0
+        for slot in range(n_slots):
+            histogram[max(np.int64(bits[slot] >> _BUCKET_SHIFT) - _LEAST_BUCKET, 0)] += 1
         wanted = np.int64(0)
-        for bucket in range(histogram.size - 1, 0, -1):
+        for bucket in range(_N_BUCKETS - 1, 0, -1):
             wanted += histogram[bucket]
             if wanted >= limit:
-                least = np.uint32(bucket) << _BUCKET_SHIFT
+                least = np.uint32(bucket + _LEAST_BUCKET) << _BUCKET_SHIFT
                 break
     count = np.int64(0)
     for slot in range(n_slots):
@@ -68,7 +95,8 @@ def _rank(s, n_slots, limit, allowed, kind_ids, space):
         count += bits[slot] >= least
     best = keys[:count]
     if 0 <= limit < count:
-        best = np.partition(best, count - limit)[count - limit :]
+        _largest_first(best, limit)
+        best = best[:limit]
     return np.sort(best)[::-1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +84,7 @@ def walk(graph: Graph, source: int, params: FingerprintParams) -> Walked:
     """Move the mass of one source until all of it has stopped."""
     stop = round(params.restart_prob * 2**20)
     unit = ONE // params.n_walks
-    rows: dict[int, tuple[list[int], list[int]]] = {}
+    rows: dict[int, tuple[Sequence[int], Sequence[int]]] = {}
     stopped: dict[int, int] = defaultdict(int)
     mass, moves, step = {source: ONE}, 0, 0
     while mass:
@@ -98,22 +99,22 @@ def walk(graph: Graph, source: int, params: FingerprintParams) -> Walked:
             targets, cumulative = rows[node]
             bits = random_bits(params.seed, source, step, node)
             for edge, share in hand_on(h, cumulative, unit, bits):
-                arriving[targets[edge]] += share
+                arriving[int(targets[edge])] += share
                 moves += 1
         mass, step = arriving, step + 1
     return Walked(stopped, moves)
 
 
-def row_of(graph: Graph, node: int) -> tuple[list[int], list[int]]:
+def row_of(graph: Graph, node: int) -> tuple[Sequence[int], Sequence[int]]:
     """Out-neighbours and inclusive cumulative weights."""
     edges = slice(graph.indptr[node], graph.indptr[node + 1])
-    targets = graph.indices[edges].tolist()
+    targets = graph.indices[edges]
     if graph.cumulative is None:
-        return targets, list(range(1, len(targets) + 1))
+        return targets, range(1, len(targets) + 1)
     return targets, graph.cumulative[edges].tolist()
 
 
-def hand_on(h: int, cumulative: list[int], unit: int, bits: int) -> list[tuple[int, int]]:
+def hand_on(h: int, cumulative: Sequence[int], unit: int, bits: int) -> list[tuple[int, int]]:
     """Split mass ``h`` over the edges of a row: (edge, mass) each."""
     if not cumulative:
         return []
@@ -125,7 +126,7 @@ def hand_on(h: int, cumulative: list[int], unit: int, bits: int) -> list[tuple[i
     return [(bisect_right(cumulative, below_low(bits, cumulative[-1])), unit)] if survives else []
 
 
-def push(h: int, cumulative: list[int], bits: int) -> list[tuple[int, int]]:
+def push(h: int, cumulative: Sequence[int], bits: int) -> list[tuple[int, int]]:
     """In proportion to the weights; what rounding leaves is placed by one systematic draw."""
     total = cumulative[-1]
     carry = below_low(bits, total)
@@ -134,7 +135,7 @@ def push(h: int, cumulative: list[int], bits: int) -> list[tuple[int, int]]:
     return [(edge, share) for edge, share in enumerate(shares) if share > 0]
 
 
-def split(h: int, cumulative: list[int], unit: int, bits: int) -> list[tuple[int, int]]:
+def split(h: int, cumulative: Sequence[int], unit: int, bits: int) -> list[tuple[int, int]]:
     """Equal packets by systematic sampling; another systematic draw places what rounding leaves."""
     total = cumulative[-1]
     k = (2 * h + unit) // (2 * unit)

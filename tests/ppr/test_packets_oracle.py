@@ -88,7 +88,7 @@ def parameters(draw: st.DrawFn) -> FingerprintParams:
     )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=250, deadline=None, derandomize=True, database=None)
 @given(graph=graphs(), params=parameters())
 def test_any_small_graph(graph: Graph, params: FingerprintParams) -> None:
     assert_rows_equal(graph, np.arange(graph.n_nodes)[::-1], params)
@@ -109,14 +109,13 @@ def test_graph_with_hubs(kind: str, n_walks: int) -> None:
     assert_rows_equal(graph, np.array([0, 17, 1, 2]), FingerprintParams(n_walks=n_walks, top_k=None, seed=3))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_row_longer_than_the_record_can_say(weighted: bool) -> None:
-    """A node of 2**24 edges or more: its degree is read from the graph. The targets repeat, to keep it small."""
+def test_row_longer_than_the_record_can_say() -> None:
+    """A node of 2**24 edges or more: its degree is read from the graph. Targets repeat, to keep the rest small."""
     degree = (1 << 24) + 5
     graph = Graph(
         indptr=np.array([0, degree, degree + 1, degree + 1]),
         indices=np.append(np.arange(degree, dtype=np.int32) % 3, np.int32(0)),
-        cumulative=np.append(np.arange(1, degree + 1, dtype=np.uint32) * 2, np.uint32(1)) if weighted else None,
+        cumulative=None,
         strength=np.zeros(3),
         kind_ids=np.zeros(3, np.uint8),
         kinds=("node",),
@@ -145,14 +144,14 @@ def test_space_that_runs_out_changes_nothing(
 
 def test_full_scratch_is_reported_at_any_stage() -> None:
     """Singles, pushes and splits each notice that the scratch is full; enough scratch gives the whole row."""
-    graph = random_graph(5, n_nodes=12_000, degree=4.0)
+    graph = random_graph(5, n_nodes=3000, degree=4.0)
     arrays = graph.indptr, graph.indices, np.empty(0, np.uint32)
     for array in arrays:
         array.flags.writeable = False
     kind_ids = graph.kind_ids.copy()
     kind_ids.flags.writeable = False
     everything = (-1, np.zeros(0, np.bool_), False)
-    for n_walks in (20, 400, 6000, 1 << 20):
+    for n_walks in (20, 400, 6000, 100_000):
         params = FingerprintParams(n_walks=n_walks, top_k=None)
         expected = naive_row(graph, 7, params)
         kernel_params = (round(0.15 * 2**20), n_walks, 0, -1)
@@ -177,5 +176,4 @@ def test_full_scratch_is_reported_at_any_stage() -> None:
                 assert (done, used, is_full) == (1, len(expected.ids), False)
                 assert out[3][:used].tolist() == expected.ids.tolist()
             else:
-                assert used == 0
-                assert is_full == (done == 0)
+                assert (done, used, is_full) == (0, 0, True)

@@ -31,9 +31,9 @@ from jobs.spark_session import spark_session
 from ppr.params import FingerprintParams
 session = spark_session(**{sys.argv[1]: "local[2]"})
 from ppr.spark import compute_fingerprints_spark
-graph, out = sys.argv[2:]
+graph, out, wave_blocks = sys.argv[2:]
 params = FingerprintParams(n_walks=150, top_k=20, seed=2)
-compute_fingerprints_spark(session, graph, out, params, block_moves=4_000, wave_blocks=2)
+compute_fingerprints_spark(session, graph, out, params, block_moves=10_000, wave_blocks=int(wave_blocks))
 session.stop()
 """
 
@@ -45,8 +45,10 @@ def graph(tmp_path: Path) -> Graph:
     return Graph.from_arrays(np.arange(0, 2001, 5), indices, rng.random(2000) + 0.1).save(tmp_path / "graph")
 
 
-def start(session: str, graph: Path, out: Path, **streams: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", JOB, session, str(graph), str(out)]
+def start(
+    session: str, graph: Path, out: Path, *, wave_blocks: int, **streams: int
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", JOB, session, str(graph), str(out), str(wave_blocks)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, start_new_session=True, **streams)
 
@@ -58,7 +60,7 @@ def finished_waves(out: Path) -> set[Path]:
 def test_run_killed_in_the_middle_is_resumed(spark: SparkSession, graph: Graph, tmp_path: Path) -> None:
     assert graph.path is not None
     out = tmp_path / "out"
-    with start("master", graph.path, out) as process:
+    with start("master", graph.path, out, wave_blocks=2) as process:
         give_up = time.monotonic() + 120
         while not finished_waves(out) and process.poll() is None and time.monotonic() < give_up:
             time.sleep(0.02)
@@ -84,7 +86,7 @@ def test_through_spark_connect(graph: Graph, tmp_path: Path) -> None:
     for package in ("grpc", "grpc_status", "zstandard"):
         pytest.importorskip(package, reason="the extra 'connect' is not installed")
     assert graph.path is not None
-    with start("remote", graph.path, tmp_path / "out", stderr=subprocess.PIPE) as process:
+    with start("remote", graph.path, tmp_path / "out", wave_blocks=16, stderr=subprocess.PIPE) as process:
         _, trace = process.communicate(timeout=120)
     assert process.returncode == 0, trace.decode()
     local = compute_fingerprints(graph, tmp_path / "local", PARAMS)
