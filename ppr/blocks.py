@@ -55,9 +55,9 @@ def compute_block(graph: Graph, sources: NDArray[np.int32], params: FingerprintP
     Returns
     -------
     pa.Table
-        One row per source, of :data:`FINGERPRINT_SCHEMA`: ``scores`` = c * visits / R, not normalised, descending, ties
-        by ascending id; ``mass`` is the sum over all nodes before any truncation or restriction; ``moves`` counts
-        the edges that were handed mass.
+        One row per source, of :data:`FINGERPRINT_SCHEMA`: ``scores`` = c * visits / R, not normalised,
+        descending, ties by ascending id; ``mass`` is the sum over all nodes before any truncation or
+        restriction; ``moves`` counts the edges that were handed mass.
 
     Notes
     -----
@@ -73,7 +73,8 @@ def compute_block(graph: Graph, sources: NDArray[np.int32], params: FingerprintP
         params.seed,
         -1 if params.max_steps is None else params.max_steps,
     )
-    row = (-1 if params.top_k is None else params.top_k, allowed_kinds(graph, params), params.exclude_neighbors)
+    limit = -1 if params.top_k is None else params.top_k
+    row = (limit, allowed_kinds(graph, params), params.exclude_neighbors)
     lengths, masses, moves = (np.zeros(n_sources, np.int64) for _ in range(3))
     ids_parts: list[NDArray[np.int32]] = []
     scores_parts: list[NDArray[np.float32]] = []
@@ -114,6 +115,12 @@ def compute_block(graph: Graph, sources: NDArray[np.int32], params: FingerprintP
         ],
         schema=FINGERPRINT_SCHEMA,
     )
+
+
+def compile_kernels() -> None:
+    """Compile the walk kernels, or load them from numba's cache, by walking a graph of one node."""
+    graph = Graph.from_arrays(np.zeros(2, np.int64), np.empty(0, np.int32))
+    compute_block(graph, np.zeros(1, np.int32), FingerprintParams(n_walks=1))
 
 
 def _read_only(array: NDArray[Any] | None) -> NDArray[Any]:
@@ -205,7 +212,7 @@ def check_sources(graph: Graph, sources: Sequence[int] | NDArray[np.integer]) ->
     ids = np.unique(np.asarray(sources, np.int64))
     if ids.size != len(sources):
         raise ParameterError(f"'sources' must be distinct (got {len(sources)} with {ids.size} distinct)")
-    if ids.size and not (0 <= ids[0] and ids[-1] < graph.n_nodes):
+    if ids.size and not (ids[0] >= 0 and ids[-1] < graph.n_nodes):
         bad = ids[0] if ids[0] < 0 else ids[-1]
         raise ParameterError(f"'sources' must be node ids from 0 to {graph.n_nodes - 1} (got {bad})")
     return ids.astype(np.int32)

@@ -6,10 +6,8 @@ named after the manifest's digest, so another version of the store never gets mi
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from typing import Any
 import fsspec
 
 from ppr.errors import MissingDataError, ResourceError, StoreError
+from ppr.machine import locked, shared_folder
 from ppr.manifest import MANIFEST, check_files, new_store
 
 
@@ -35,8 +34,8 @@ def local_store(location: str | Path, *, cache_dir: str | Path | None = None) ->
     location
         A plain path, which is returned as it is, or a URL that fsspec can read.
     cache_dir
-        Folder for the copies; by default ``fairpath/stores`` in the user's cache folder
-        (``XDG_CACHE_HOME``, else ``~/.cache``).
+        Folder for the copies; by default below the user's folder for this machine
+        (:func:`ppr.machine.shared_folder`).
 
     Returns
     -------
@@ -56,17 +55,13 @@ def local_store(location: str | Path, *, cache_dir: str | Path | None = None) ->
         return Path(location)
     url = str(location).rstrip("/")
     digest, names = _remote_manifest(url)
-    cache = Path(cache_dir) if cache_dir is not None else _user_cache()
+    cache = Path(cache_dir) if cache_dir is not None else shared_folder() / "stores"
     copy = cache / digest
-    with _locked(cache / f"{digest}.lock"):
+    with locked(cache / f"{digest}.lock"):
         if not _is_whole(copy):
             shutil.rmtree(copy, ignore_errors=True)
             _copy(url, names, copy)
     return copy
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairpath" / "stores"
 
 
 def _remote_manifest(url: str) -> tuple[str, list[str]]:
@@ -119,15 +114,3 @@ def _readable(url: str) -> Iterator[None]:
         raise MissingDataError(f"{url}: no such store") from None
     except Exception as error:  # each file system has its own exceptions
         raise ResourceError(f"{url}: cannot be read ({error})") from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError as error:
-        raise ResourceError(f"{path.parent}: cannot be written ({error.strerror})") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -107,7 +107,8 @@ def check_files(folder: Path, manifest: dict[str, Any], *, verify: bool) -> None
 def finished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Manifest of a finished output with this identity, or None where there is no output yet.
 
-    ``identity`` is compared key by key with the manifest (``format``, ``version``, ``parameters``, ``parents``).
+    ``identity`` is compared key by key with the manifest (``format``, ``version``, ``parameters``,
+    ``parents``).
 
     Raises
     ------
@@ -119,7 +120,9 @@ def finished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise OutputExistsError(f"{path}: exists and is not a store; choose another output or remove it") from None
+        raise OutputExistsError(
+            f"{path}: exists and is not a store; choose another output or remove it"
+        ) from None
     for key, value in identity.items():
         there = manifest.get(key)
         if there != value:
@@ -181,7 +184,7 @@ def publish(working: Path, path: Path) -> None:
         if file.is_file():
             _sync(file)
     try:
-        os.rename(working, path)
+        working.rename(path)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise OutputExistsError(f"{path}: exists already; choose another output or remove it") from None

@@ -19,7 +19,8 @@ class FingerprintParams:
     Parameters
     ----------
     restart_prob
-        Probability c, from 0.001 to 0.999, that a walk stops at each step. Mean walk length is (1 - c) / c moves.
+        Probability c, from 0.001 to 0.999, that a walk stops at each step. Mean walk length is (1 - c) / c
+        moves.
     n_walks
         Walks R per source: the unit of mass that is still moved at random is 1 / R.
     top_k

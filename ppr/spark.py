@@ -26,11 +26,12 @@ from pyspark.sql import SparkSession
 from pyspark.sql.functions import spark_partition_id
 
 from ppr import errors
-from ppr.blocks import DEFAULT_BLOCK_MOVES, compute_block, plan_blocks
+from ppr.blocks import DEFAULT_BLOCK_MOVES, compile_kernels, compute_block, plan_blocks
 from ppr.errors import MissingDataError, ParameterError, PprError, ResourceError, StoreError
 from ppr.fingerprints import FingerprintRun, FingerprintStore
 from ppr.graph import Graph
 from ppr.local_copy import is_url, local_store
+from ppr.machine import locked, shared_folder
 from ppr.params import FingerprintParams
 
 ROW_DDL = "source int, ids array<int>, scores array<float>, mass double, moves bigint"
@@ -74,7 +75,7 @@ def compute_fingerprints_spark(
     wave_blocks
         Blocks per Spark job, which is what a kill loses at most; by default sixteen per slot of the cluster.
     cache_dir
-        Where each machine keeps copies of remote graphs; by default the cache folder of the workers' user.
+        Where each machine keeps copies of remote graphs; by default below its temporary folder.
 
     Returns
     -------
@@ -188,6 +189,8 @@ def worker_graph(graph_url: str, checksum: str, cache_dir: str | None) -> Graph:
             f"{error} on the worker {socket.gethostname()}; put the graph on storage that driver and workers "
             "share, or give a URL, such as s3://..., that each machine copies once"
         ) from error
+    with locked(shared_folder() / "kernels.lock"):  # the first process compiles, the others load
+        compile_kernels()
     if graph.checksum != checksum:
         raise StoreError(
             f"{graph_url}: the checksum on the worker {socket.gethostname()} must be {checksum} "

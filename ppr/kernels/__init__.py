@@ -1,1 +1,1 @@
-"""Compiled kernels: arrays in, arrays filled. They import numpy and numba only, validate nothing and never raise."""
+"""Compiled kernels: arrays in, arrays filled. They import numpy and numba only and never raise."""

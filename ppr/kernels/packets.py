@@ -1,23 +1,25 @@
 """Walk packets: Monte Carlo personalised PageRank that moves mass instead of walkers.
 
-The complete-path estimator (MCFP; Avrachenkov et al., SIAM J. Numer. Anal. 2007; PowerWalk, CIKM 2016) counts all
-visits of R walks from a source. Here one level of all walks is advanced at once, as *mass on nodes*, in
-fixed-point integers of 2**-40; the unit mu = 2**40 / R is the mass of one walker. With restart probability c,
-a node that holds mass m
+The complete-path estimator (MCFP; Avrachenkov et al., SIAM J. Numer. Anal. 2007; PowerWalk, CIKM 2016)
+counts all visits of R walks from a source. Here one level of all walks is advanced at once, as *mass on
+nodes*, in fixed-point integers of 2**-40; the unit mu = 2**40 / R is the mass of one walker. With restart
+probability c, a node that holds mass m
 
-- adds c*m to its estimate and hands h = (1-c)*m on over its d out-edges (nothing at a dangling node: the walk ends);
+- adds c*m to its estimate and hands h = (1-c)*m on over its d out-edges (nothing at a dangling node: the
+  walk ends);
 - hands it to every edge in proportion to the weights, where that gives h/d >= mu/2 on average: no randomness
   where the mass is large (a synchronous forward push);
 - else splits h into round(h/mu) equal packets, placed by systematic sampling: one uniform offset, then equal
   strides over the cumulative weights;
 - below one unit, hands on one packet of mu with probability h/mu (Russian roulette).
 
-Every rule is unbiased up to single units of 2**-40, and a draw depends on (seed, source, node, step) only. Sums of
-integers do not depend on their order, so no order of edges, threads or partitions changes a bit.
+Every rule is unbiased up to single units of 2**-40, and a draw depends on (seed, source, node, step) only.
+Sums of integers do not depend on their order, so no order of edges, threads or partitions changes a bit.
 
-The nodes that a source has reached get compact *slots*, one 32-byte record each, found through an open-addressing
-table that stays in the cache. Nodes are advanced without branches, and edges are first located, then fetched
-together, then added, so that the memory accesses of many packets overlap instead of waiting for each other.
+The nodes that a source has reached get compact *slots*, one 32-byte record each, found through an
+open-addressing table that stays in the cache. Nodes are advanced without branches, and edges are first
+located, then fetched together, then added, so that the memory accesses of many packets overlap instead of
+waiting for each other.
 """
 
 from __future__ import annotations
@@ -53,10 +55,11 @@ _32 = np.uint64(32)
 class Scratch(NamedTuple):
     """Working memory of one thread; pages that are not touched cost nothing.
 
-    ``table`` maps a node to its slot, packed as node << 32 | slot, -1 where free; only a prefix, a power of two,
-    is in use. ``active`` are the slots with mass at this step; of these, ``pushing`` and ``splitting`` hand on
-    ``pushed`` and ``split_mass``. The step's edges get the mass ``hand``: they are ``edge`` where unweighted, else
-    the place of the cumulative weight ``offset`` in the row that begins at ``edge`` and is ``span`` long.
+    ``table`` maps a node to its slot, packed as node << 32 | slot, -1 where free; only a prefix, a power of
+    two, is in use. ``active`` are the slots with mass at this step; of these, ``pushing`` and ``splitting``
+    hand on ``pushed`` and ``split_mass``. The step's edges get the mass ``hand``: they are ``edge`` where
+    unweighted, else the place of the cumulative weight ``offset`` in the row that begins at ``edge`` and is
+    ``span`` long.
     """
 
     table: NDArray[np.int64]
@@ -74,7 +77,7 @@ class Scratch(NamedTuple):
 
 
 def new_scratch(n_slots: int, n_edges: int) -> Scratch:
-    """Scratch for sources that reach at most ``n_slots`` nodes and hand mass to ``n_edges`` edges in a step."""
+    """Scratch for sources that reach ``n_slots`` nodes, and hand mass to ``n_edges`` edges in a step."""
     table_size = 1 << max(_FIRST_TABLE_BITS, (4 * n_slots - 1).bit_length())
     # an entry to spare: the kernels write the next one before they know whether to keep it
     n_slots, n_edges = n_slots + 1, n_edges + 1
@@ -156,7 +159,8 @@ def _divide(a, b):
 def _advance(s, graph, key, unit, stop, reach, n_active):
     """Stop a share of the mass of all active slots and see how each hands on the rest.
 
-    Nodes with less than a unit play roulette here, without a branch; returns (n_edges, n_pushing, n_splitting).
+    Nodes with less than a unit play roulette here, without a branch; returns (n_edges, n_pushing,
+    n_splitting).
     """
     indptr, _, cumulative = graph
     weighted = cumulative.size > 0
@@ -242,8 +246,8 @@ def _push(s, graph, key, n_pushing, count):
 def _split(s, graph, key, unit, n_splitting, count):
     """Split the mass of the splitting nodes into equal packets placed by systematic sampling.
 
-    Packet i of k stands at the cumulative weight floor((i * total + u) / k), u uniform in [0, total): each unit of
-    weight is met k / total times on average. Returns as :func:`_push` does.
+    Packet i of k stands at the cumulative weight floor((i * total + u) / k), u uniform in [0, total): each
+    unit of weight is met k / total times on average. Returns as :func:`_push` does.
     """
     indptr, _, cumulative = graph
     weighted = cumulative.size > 0
@@ -346,8 +350,8 @@ def walk(graph, source, params, s, bits):
     Returns
     -------
     (n_slots, moves, bits)
-        Reached nodes, or -1 where the scratch did not suffice (it is then to be thrown away); edges that were handed
-        mass; size of the table in use.
+        Reached nodes, or -1 where the scratch did not suffice (it is then to be thrown away); edges that
+        were handed mass; size of the table in use.
     """
     indptr, indices, cumulative = graph
     stop, n_walks, seed, max_steps = params

@@ -64,9 +64,9 @@ def _largest_first(keys, limit):
 def _rank(s, n_slots, limit, allowed, kind_ids, space):
     """Sort keys of the best ``limit`` slots (all of them where negative), descending.
 
-    A key is the float32 score's bits (which order like the score, as it is positive) over the complement of the
-    node id, so that descending keys are descending scores with ties by ascending id. A histogram of the scores first
-    sets aside the many small ones.
+    A key is the float32 score's bits (which order like the score, as it is positive) over the complement of
+    the node id, so that descending keys are descending scores with ties by ascending id. A histogram of the
+    scores first sets aside the many small ones.
     """
     keys, scores, histogram = space
     record = s.record
@@ -122,8 +122,8 @@ def walk_rows(graph, kind_ids, sources, first, params, row, s, space, out):
     Returns
     -------
     (next, used, full)
-        Position of the first source not done, entries written, and whether it was the scratch that was too small
-        (it is then to be thrown away), else the output space.
+        Position of the first source not done, entries written, and whether it was the scratch that was too
+        small (it is then to be thrown away), else the output space.
     """
     limit, allowed, exclude_neighbors = row
     lengths, masses, moves, out_ids, out_scores = out

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from harness import RESULTS, ROOT
 from numpy.typing import NDArray
 from rmat import write_rmat
@@ -57,13 +58,17 @@ def weighted_ego_twitter() -> Graph:
 
 
 def rmat(scale: int, n_edges: int) -> Graph:
-    """R-MAT graph of up to ``2**scale`` nodes from ``n_edges`` draws, directed."""
+    """R-MAT graph of up to ``2**scale`` nodes, directed: the distinct ones of ``n_edges`` edges, unweighted."""
 
     def build(folder: Path) -> None:
-        edges = folder.with_suffix(".parquet")
-        write_rmat(edges, scale, n_edges, seed=0)
-        build_graph(EdgeInput(edges, directed=True), folder)
-        edges.unlink()
+        drawn = folder.with_suffix(".parquet")
+        write_rmat(drawn, scale, n_edges, seed=0)
+        table = pq.read_table(drawn)
+        src, dst = (table[name].to_numpy().astype(np.int64) for name in ("src", "dst"))
+        pairs = np.unique(src << 32 | dst)
+        distinct = pa.table({"src": pairs >> 32, "dst": pairs & 0xFFFFFFFF})
+        build_graph(EdgeInput(distinct, directed=True), folder)
+        drawn.unlink()
 
     return _kept(f"rmat-{scale}-{n_edges}", build)
 

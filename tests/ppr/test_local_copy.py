@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from ppr.errors import MissingDataError, ResourceError, StoreError
 from ppr.graph import Graph
 from ppr.local_copy import is_url, local_store
+from ppr.machine import shared_folder
 from ppr.manifest import MANIFEST
 
 RACE = """
 import sys, time
+from ppr.machine import shared_folder
 from ppr.local_copy import local_store
 from ppr.graph import Graph
 url, cache, start = sys.argv[1:]
@@ -127,8 +130,19 @@ def test_unwritable_cache(store: Path, tmp_path: Path) -> None:
 
 
 def test_default_cache_is_the_users(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert local_store(f"file://{store}").parent == tmp_path / "xdg" / "fairpath" / "stores"
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    copy = local_store(f"file://{store}")
+    assert copy.parent == tmp_path / f"fairpath-{os.getuid()}" / "stores"
+    assert (tmp_path / f"fairpath-{os.getuid()}").stat().st_mode & 0o777 == 0o700
+
+
+def test_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    shared_folder()
+    monkeypatch.setattr("os.getuid", lambda uid=os.getuid(): uid + 1)
+    (tmp_path / f"fairpath-{os.getuid()}").mkdir()
+    with pytest.raises(ResourceError, match="belongs to another user"):
+        shared_folder()
 
 
 def test_processes_that_race_share_one_copy(tmp_path: Path, cache: Path) -> None:
