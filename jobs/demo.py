@@ -207,10 +207,9 @@ def _engine(name: str, graph: Graph, master: str | None) -> Iterator[Compute]:
                 graph, out, params, sources=sources, progress=progress
             )
             return
-        from jobs.spark_session import spark_session
+        from jobs.spark_session import session_for_a_job
 
-        session = spark_session(master=master, app_name="fairpath-demo")
-        try:
+        with session_for_a_job(master=master, app_name="fairpath-demo") as session:
             from ppr.spark import compute_fingerprints_spark
 
             yield lambda out, params, sources: compute_fingerprints_spark(
@@ -222,8 +221,6 @@ def _engine(name: str, graph: Graph, master: str | None) -> Iterator[Compute]:
                 progress=progress,
                 block_moves=BLOCK_MOVES,
             )
-        finally:
-            session.stop()
 
 
 def _quality(graph: Graph, complete: FingerprintStore, best: Ranking, data: Data, test: TestPart) -> Quality:

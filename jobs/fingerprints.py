@@ -88,15 +88,14 @@ def _compute_local(
 def _compute_spark(
     graph_url: str, out: Path, settings: Settings, sources: npt.NDArray[np.int32] | None, progress: Progress
 ) -> FingerprintStore:
-    from jobs.spark_session import spark_session
+    from jobs.spark_session import session_for_a_job
 
     chosen = settings.spark
-    session = spark_session(
+    with session_for_a_job(
         master=chosen.master, remote=chosen.remote, app_name=chosen.app_name, conf=chosen.conf
-    )
-    from ppr.spark import compute_fingerprints_spark
+    ) as session:
+        from ppr.spark import compute_fingerprints_spark
 
-    try:
         return compute_fingerprints_spark(
             session,
             graph_url,
@@ -106,8 +105,6 @@ def _compute_spark(
             progress=progress,
             cache_dir=chosen.cache_dir,
         )
-    finally:
-        session.stop()
 
 
 def _sources(graph: Graph, path: Path | None, kind: str | None) -> npt.NDArray[np.int32] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,28 @@ def spark_session(
     except (PySparkException, RuntimeError) as error:
         where = remote or settings.get("spark.master", "spark-submit")
         raise ResourceError(f"Spark does not start at {where} ({str(error).splitlines()[0]})") from error
+
+
+@contextmanager
+def session_for_a_job(
+    *,
+    master: str | None = None,
+    remote: str | None = None,
+    app_name: str = "fairpath",
+    conf: Mapping[str, str] | None = None,
+) -> Iterator[SparkSession]:
+    """Session of :func:`spark_session` that is stopped at the end, unless it was active before."""
+    before: SparkSession | None = None
+    with suppress(ImportError):  # without pyspark, spark_session says so
+        from pyspark.sql import SparkSession as Session
+
+        before = Session.getActiveSession()
+    session = spark_session(master=master, remote=remote, app_name=app_name, conf=conf)
+    try:
+        yield session
+    finally:
+        if before is None:
+            session.stop()
 
 
 def _under_spark_submit() -> bool:

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 import ppr.blocks
 from ppr.blocks import compute_block
 from ppr.graph import Graph
-from ppr.kernels.packets import new_scratch
-from ppr.kernels.topk import new_rank_space, walk_rows
 from ppr.params import MAX_SEED, MAX_WALKS, FingerprintParams
 from tests.oracles.naive_packets import naive_row
 from tests.oracles.random_graphs import random_graph
@@ -126,54 +124,22 @@ def test_row_longer_than_the_record_can_say() -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("capacity", "row_space"), [(1, 1), (1, 1 << 18), (5, 70), (1 << 14, 300)])
+@pytest.mark.parametrize(
+    ("slots", "edges", "row_space"),
+    [(1, 1, 1), (1, 1 << 14, 1 << 18), (1 << 14, 1, 1 << 18), (1 << 14, 1 << 14, 300), (50, 70, 700)],
+)
 def test_space_that_runs_out_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, weighted: bool, capacity: int, row_space: int
+    monkeypatch: pytest.MonkeyPatch, weighted: bool, slots: int, edges: int, row_space: int
 ) -> None:
-    """Scratch and output that are too small are replaced by larger ones, with the same rows."""
-    graph = random_graph(4, n_nodes=5000, degree=3.0, weighted=weighted)
-    sources = np.random.default_rng(0).permutation(200).astype(np.int32)
-    params = FingerprintParams(n_walks=300, top_k=None)
-    expected = compute_block(graph, sources, params)
-    assert max(len(ids) for ids in expected["ids"]) > 300
-    monkeypatch.setattr(ppr.blocks, "_FIRST_CAPACITY", capacity)
-    monkeypatch.setattr(ppr.blocks, "_FIRST_ROW_SPACE", row_space)
-    assert compute_block(graph, sources, params).equals(expected)
-    assert_rows_equal(graph, sources[:3], params)
-
-
-def test_full_scratch_is_reported_at_any_stage() -> None:
-    """Singles, pushes and splits each notice that the scratch is full; enough scratch gives the whole row."""
-    graph = random_graph(5, n_nodes=3000, degree=4.0)
-    arrays = graph.indptr, graph.indices, np.empty(0, np.uint32)
-    for array in arrays:
-        array.flags.writeable = False
-    kind_ids = graph.kind_ids.copy()
-    kind_ids.flags.writeable = False
-    everything = (-1, np.zeros(0, np.bool_), False)
-    for n_walks in (20, 400, 6000, 100_000):
+    """Scratch and output that are too small, for nodes or for edges, are replaced by larger ones."""
+    graph = random_graph(4, n_nodes=3000, degree=3.0, weighted=weighted)
+    sources = np.random.default_rng(0).permutation(200)
+    for n_walks in (10, 300, 5000):  # mostly single packets, splits, pushes
         params = FingerprintParams(n_walks=n_walks, top_k=None)
-        expected = naive_row(graph, 7, params)
-        kernel_params = (round(0.15 * 2**20), n_walks, 0, -1)
-        for capacity in (1, len(expected.ids) // 4, len(expected.ids) // 2, graph.n_nodes):
-            out = (
-                *(np.zeros(1, np.int64) for _ in range(3)),
-                np.empty(graph.n_nodes, np.int32),
-                np.empty(graph.n_nodes, np.float32),
-            )
-            done, used, is_full = walk_rows(
-                arrays,
-                kind_ids,
-                np.array([7], np.int32),
-                0,
-                kernel_params,
-                everything,
-                new_scratch(capacity),
-                new_rank_space(capacity),
-                out,
-            )
-            if capacity == graph.n_nodes:
-                assert (done, used, is_full) == (1, len(expected.ids), False)
-                assert out[3][:used].tolist() == expected.ids.tolist()
-            else:
-                assert (done, used, is_full) == (0, 0, True)
+        expected = compute_block(graph, sources, params)
+        with monkeypatch.context() as patch:
+            patch.setattr(ppr.blocks, "_FIRST_SLOTS", slots)
+            patch.setattr(ppr.blocks, "_FIRST_EDGES", edges)
+            patch.setattr(ppr.blocks, "_FIRST_ROW_SPACE", row_space)
+            assert compute_block(graph, sources, params).equals(expected)
+        assert_rows_equal(graph, sources[:2], params)

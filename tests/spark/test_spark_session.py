@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs import spark_session as module
-from jobs.spark_session import spark_session
+from jobs.spark_session import session_for_a_job, spark_session
 from ppr.errors import ParameterError, ResourceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,3 +110,10 @@ def test_settings_of_a_classic_session(
     assert ("spark.master" in settings) == (not submitted)
     local = settings.get("spark.master", "").startswith("local[")
     assert ("spark.executorEnv.XDG_CACHE_HOME" in settings) == (not local)
+
+
+@pytest.mark.spark
+def test_a_job_leaves_the_active_session_running(spark: SparkSession) -> None:
+    with session_for_a_job(app_name="another") as session:
+        assert session is spark
+    assert spark.range(3).count() == 3
