@@ -6,15 +6,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench package clean distclean
+.PHONY: help demo test check bench package clean distclean kernels
 
 help:  ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED)  ## Build the example market, fingerprint it on Spark, recommend, and write report.html
+demo: $(INSTALLED) kernels  ## Build the example market, fingerprint it on Spark, recommend, and write report.html
 	@$(BIN)/fairpath demo $(ARGS)
 
-test: $(INSTALLED)  ## Run the tests (make test ARGS='tests/ppr -k graph')
+test: $(INSTALLED) kernels  ## Run the tests (make test ARGS='tests/ppr -k graph')
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(INSTALLED)  ## Lint, formatting, types, and who may import whom
@@ -23,13 +23,17 @@ check: $(INSTALLED)  ## Lint, formatting, types, and who may import whom
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(INSTALLED)  ## Measure accuracy, cost, speed and memory (docs/benchmarks.md)
+bench: $(INSTALLED) kernels  ## Measure accuracy, cost, speed and memory (docs/benchmarks.md)
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
 package: $(INSTALLED)  ## Build the wheel, and the same as a zip for spark-submit --py-files, in dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@for wheel in dist/fairpath-*.whl; do cp "$$wheel" "$${wheel%-py3-none-any.whl}.zip"; done
 	@ls dist/fairpath-*
+
+# numba's cache does not notice a change in a module that a kernel calls: after one, all are compiled anew.
+kernels:
+	@find ppr tests -name '*.nb[ci]' ! -newer "$$(ls -t ppr/kernels/*.py | head -1)" -delete
 
 clean:  ## Remove build products and caches
 	@rm -rf dist build report.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

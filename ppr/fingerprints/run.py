@@ -87,11 +87,15 @@ class FingerprintRun:
         ------
         OutputExistsError
             ``out`` or its partial folder is there, made otherwise, or another process is writing it.
+        UnknownNodeError
+            The plan names an unknown node, or the parameters an unknown kind.
         ParameterError
-            The plan names an unknown node, or does not ascend.
+            The plan does not ascend.
         """
         if wave_blocks < 1:
             raise ParameterError(f"'wave_blocks' must be positive (got {wave_blocks})")
+        for kind in params.target_kinds:
+            graph.kind_id(kind)
         out = Path(out)
         sources, starts = _check_plan(plan(), graph.n_nodes)
         identity = store_identity(graph.checksum, params, sources_identity(sources, graph.n_nodes))

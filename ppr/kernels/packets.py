@@ -7,14 +7,16 @@ probability c, a node that holds mass m
 
 - adds c*m to its estimate and hands h = (1-c)*m on over its d out-edges (nothing at a dangling node: the
   walk ends);
-- hands it to every edge in proportion to the weights, where that gives h/d >= mu/2 on average: no randomness
-  where the mass is large (a synchronous forward push);
+- hands it to every edge in proportion to the weights, where that gives h/d >= mu/2 on average and d <= 2 R:
+  no randomness where the mass is large (a synchronous forward push);
 - else splits h into round(h/mu) equal packets, placed by systematic sampling: one uniform offset, then equal
   strides over the cumulative weights;
 - below one unit, hands on one packet of mu with probability h/mu (Russian roulette).
 
-Every rule is unbiased up to single units of 2**-40, and a draw depends on (seed, source, node, step) only.
-Sums of integers do not depend on their order, so no order of edges, threads or partitions changes a bit.
+Every rule is unbiased, up to single units of 2**-40 and, in the roulette, to 2**-24 of mu; a draw depends on
+(seed, source, node, step) only. Sums of integers do not depend on their order, so no order of edges, threads
+or partitions changes a bit. Roulette keeps the mass of all walks at 1 on average only: where walks are few, a
+node may come to hold more than 1.
 
 The nodes that a source has reached get compact *slots*, one 32-byte record each, found through an
 open-addressing table that stays in the cache. Nodes are advanced without branches, and edges are first
@@ -37,6 +39,7 @@ ONE = 1 << MASS_BITS
 """Fixed-point mass of a whole source: 1.0."""
 STOP_BITS = 20
 """Fraction bits of the restart probability."""
+_STOP_MASK = (1 << STOP_BITS) - 1
 # Fields of a slot's record: mass that has arrived, estimate, row begin << 24 | degree, node.
 INCOMING, ESTIMATE, ROW, NODE, N_FIELDS = 0, 1, 2, 3, 4
 _DEGREE_BITS = 24
@@ -171,7 +174,8 @@ def _advance(s, graph, key, unit, stop, reach, n_active):
         slot = active[i]
         mass = record[field(slot, INCOMING)]
         record[field(slot, INCOMING)] = 0
-        stopped = (mass * stop) >> STOP_BITS
+        # mass * stop >> STOP_BITS, without overflow where roulette has piled up more than a mass of 8
+        stopped = (mass >> STOP_BITS) * stop + (((mass & _STOP_MASK) * stop) >> STOP_BITS)
         record[field(slot, ESTIMATE)] += stopped
         h = mass - stopped
         node = record[field(slot, NODE)]
@@ -358,7 +362,7 @@ def walk(graph, source, params, s, bits):
     record = s.record
     capacity = s.active.size - 1
     unit = ONE // n_walks
-    reach = 2 * n_walks  # a push needs mass h <= 1 and h / degree >= unit / 2
+    reach = 2 * n_walks  # bounds unit * degree; a mass of 1 is never enough to push to more edges
     s.table[_hash(source, bits)] = source << 32
     record[NODE] = source
     record[INCOMING] = ONE

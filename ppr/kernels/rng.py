@@ -57,5 +57,5 @@ def below_low(bits, bound):
 
 @njit(cache=True, inline="always")
 def happens(bits, part, whole):
-    """True with probability part / whole (to 2**-24), whole <= 2**40, from the upper 24 bits of ``bits``."""
+    """True with probability part / whole (to 2**-24), from the upper 24 bits; part < whole <= 2**40."""
     return (bits >> np.uint64(40)) * np.uint64(whole) < np.uint64(part) << np.uint64(24)

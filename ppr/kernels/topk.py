@@ -14,7 +14,8 @@ _kernel: Any = njit(cache=True, error_model="numpy", nogil=True)
 _NODE_MASK = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _SCORE = np.float64(1.0 / ONE)
-# Buckets of the histogram of scores: exponent and seven bits of the mantissa of a float32 from 2**-40 to 1.
+# Buckets of the histogram of scores: exponent and seven bits of the mantissa of a float32 from 2**-40 to 2.
+# The first also takes zeros, the last all higher scores: few walks may leave more mass than 1 on a node.
 _BUCKET_SHIFT = np.uint32(16)
 _LEAST_BUCKET = (127 - 40) << 7
 _N_BUCKETS = (41 << 7) + 1
@@ -81,7 +82,8 @@ def _rank(s, n_slots, limit, allowed, kind_ids, space):
     if 0 <= limit < n_slots:
         histogram[:] = 0
         for slot in range(n_slots):
-            histogram[max(np.int64(bits[slot] >> _BUCKET_SHIFT) - _LEAST_BUCKET, 0)] += 1
+            above_least = np.int64(bits[slot] >> _BUCKET_SHIFT) - _LEAST_BUCKET
+            histogram[min(max(above_least, 0), _N_BUCKETS - 1)] += 1
         wanted = np.int64(0)
         for bucket in range(_N_BUCKETS - 1, 0, -1):
             wanted += histogram[bucket]

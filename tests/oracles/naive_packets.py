@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,9 @@ def naive_row(graph: Graph, source: int, params: FingerprintParams) -> Row:
     walked = walk(graph, source, params)
     score = {node: np.float32(mass / ONE) for node, mass in walked.stopped.items() if mass > 0}
     if params.target_kinds:
-        score = {node: s for node, s in score.items() if graph.kinds[graph.kind_ids[node]] in params.target_kinds}
+        score = {
+            node: s for node, s in score.items() if graph.kinds[graph.kind_ids[node]] in params.target_kinds
+        }
     if params.exclude_neighbors:
         seen = {source, *graph.indices[graph.indptr[source] : graph.indptr[source + 1]].tolist()}
         score = {node: s for node, s in score.items() if node not in seen}
@@ -83,8 +86,7 @@ def naive_row(graph: Graph, source: int, params: FingerprintParams) -> Row:
 def walk(graph: Graph, source: int, params: FingerprintParams) -> Walked:
     """Move the mass of one source until all of it has stopped."""
     stop = round(params.restart_prob * 2**20)
-    unit = ONE // params.n_walks
-    rows: dict[int, tuple[Sequence[int], Sequence[int]]] = {}
+    rows: dict[int, tuple[list[int], Sequence[int]]] = {}
     stopped: dict[int, int] = defaultdict(int)
     mass, moves, step = {source: ONE}, 0, 0
     while mass:
@@ -98,27 +100,28 @@ def walk(graph: Graph, source: int, params: FingerprintParams) -> Walked:
                 rows[node] = row_of(graph, node)
             targets, cumulative = rows[node]
             bits = random_bits(params.seed, source, step, node)
-            for edge, share in hand_on(h, cumulative, unit, bits):
-                arriving[int(targets[edge])] += share
+            for edge, share in hand_on(h, cumulative, params.n_walks, bits):
+                arriving[targets[edge]] += share
                 moves += 1
         mass, step = arriving, step + 1
     return Walked(stopped, moves)
 
 
-def row_of(graph: Graph, node: int) -> tuple[Sequence[int], Sequence[int]]:
+def row_of(graph: Graph, node: int) -> tuple[list[int], Sequence[int]]:
     """Out-neighbours and inclusive cumulative weights."""
     edges = slice(graph.indptr[node], graph.indptr[node + 1])
-    targets = graph.indices[edges]
+    targets = graph.indices[edges].tolist()
     if graph.cumulative is None:
         return targets, range(1, len(targets) + 1)
     return targets, graph.cumulative[edges].tolist()
 
 
-def hand_on(h: int, cumulative: Sequence[int], unit: int, bits: int) -> list[tuple[int, int]]:
-    """Split mass ``h`` over the edges of a row: (edge, mass) each."""
+def hand_on(h: int, cumulative: Sequence[int], n_walks: int, bits: int) -> list[tuple[int, int]]:
+    """Hand mass ``h`` on over the edges of a row: (edge, mass) each."""
     if not cumulative:
         return []
-    if 2 * h >= unit * len(cumulative):
+    unit = ONE // n_walks
+    if len(cumulative) <= 2 * n_walks and 2 * h >= unit * len(cumulative):
         return push(h, cumulative, bits)
     if h >= unit:
         return split(h, cumulative, unit, bits)
@@ -131,7 +134,7 @@ def push(h: int, cumulative: Sequence[int], bits: int) -> list[tuple[int, int]]:
     total = cumulative[-1]
     carry = below_low(bits, total)
     bounds = [(h * upto + carry) // total for upto in (0, *cumulative)]
-    shares = [high - low for low, high in zip(bounds, bounds[1:])]
+    shares = [high - low for low, high in pairwise(bounds)]
     return [(edge, share) for edge, share in enumerate(shares) if share > 0]
 
 

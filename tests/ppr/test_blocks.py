@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,10 +38,10 @@ def test_a_row_does_not_depend_on_its_block() -> None:
         assert alone.equals(table.slice(source, 1).combine_chunks())
 
 
-def test_a_stored_graph_gives_the_bits_of_the_one_in_memory(tmp_path: object) -> None:
+def test_a_stored_graph_gives_the_bits_of_the_one_in_memory(tmp_path: Path) -> None:
     graph = random_graph(3, weighted=True)
     sources = np.arange(60, dtype=np.int32)
-    stored = graph.save(f"{tmp_path}/graph")
+    stored = graph.save(tmp_path / "graph")
     assert not stored.indices.flags.writeable
     assert compute_block(stored, sources, PARAMS).equals(compute_block(graph, sources, PARAMS))
 

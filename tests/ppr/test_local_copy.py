@@ -138,9 +138,9 @@ def test_default_cache_is_the_users(store: Path, tmp_path: Path, monkeypatch: py
 
 def test_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    shared_folder()
-    monkeypatch.setattr("os.getuid", lambda uid=os.getuid(): uid + 1)
-    (tmp_path / f"fairpath-{os.getuid()}").mkdir()
+    somebody_else = os.getuid() + 1
+    monkeypatch.setattr("os.getuid", lambda: somebody_else)
+    (tmp_path / f"fairpath-{somebody_else}").mkdir()
     with pytest.raises(ResourceError, match="belongs to another user"):
         shared_folder()
 

@@ -10,16 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from ppr.blocks import compute_block
-from ppr.build import EdgeInput, build_graph
+from ppr.build import build_graph
 from ppr.exact import exact_ppr
 from ppr.graph import Graph
+from ppr.inputs import EdgeInput
 from ppr.metrics import accuracy, sample_sources
 from ppr.params import FingerprintParams
 from tests.oracles.naive_walker import naive_walks
 from tests.oracles.random_graphs import random_graph, random_market
 
 C = 0.15
-SOURCES = np.array([0, 1, 2, 7], np.int32)  # in random_graph: a hub, a dangling node, an isolated one, any other
+SOURCES = np.array(
+    [0, 1, 2, 7], np.int32
+)  # in random_graph: a hub, a dangling node, an isolated one, any other
 
 
 def skewed_graph() -> Graph:
@@ -27,6 +30,14 @@ def skewed_graph() -> Graph:
     graph = random_graph(5, n_nodes=60)
     return Graph.from_arrays(
         graph.indptr, graph.indices, np.random.default_rng(5).lognormal(sigma=3, size=graph.n_edges)
+    )
+
+
+def graph_of_small_integers() -> Graph:
+    """Weights 1 to 3: cumulative weights whose bounds are often hit."""
+    graph = random_graph(6, n_nodes=60)
+    return Graph.from_arrays(
+        graph.indptr, graph.indices, np.random.default_rng(6).integers(1, 4, graph.n_edges)
     )
 
 
@@ -41,6 +52,7 @@ CASES = [
     pytest.param(random_graph(1), None, id="directed"),
     pytest.param(random_graph(2, weighted=True), None, id="weighted"),
     pytest.param(skewed_graph(), None, id="skewed"),
+    pytest.param(graph_of_small_integers(), None, id="integers"),
     pytest.param(random_market(3), None, id="undirected"),
     pytest.param(graph_with_loops(), None, id="self-loops"),
     pytest.param(random_graph(4, weighted=True), 3, id="limited"),
@@ -199,7 +211,8 @@ def test_accuracy_on_wiki_vote(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_accuracy_on_ego_twitter(shared_data: Path, tmp_path: Path) -> None:
-    """On a tenth of the protocol's sources."""
+    """On a part of the protocol's sources."""
     edges = EdgeInput(shared_data / "graphs" / "ego-twitter.tsv.gz", header=False, directed=False)
-    measured = measured_accuracy(build_graph(edges, tmp_path / "graph"), per_bucket=1, tol=1e-7)
-    assert measured["rag@50"] >= 0.98
+    measured = measured_accuracy(build_graph(edges, tmp_path / "graph"), per_bucket=2, tol=1e-7)
+    assert measured["rag@50"] >= 0.985
+    assert measured["precision@10"] >= 0.84

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from ppr.params import MAX_SEED, MAX_WALKS, FingerprintParams
 from tests.oracles.naive_packets import naive_row
 from tests.oracles.random_graphs import random_graph
 
+ROOT = Path(__file__).resolve().parents[2]
 LARGEST_TOTAL = 2**32 - 1
 
 
@@ -86,7 +91,7 @@ def parameters(draw: st.DrawFn) -> FingerprintParams:
     )
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, database=None)
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(graph=graphs(), params=parameters())
 def test_any_small_graph(graph: Graph, params: FingerprintParams) -> None:
     assert_rows_equal(graph, np.arange(graph.n_nodes)[::-1], params)
@@ -95,7 +100,7 @@ def test_any_small_graph(graph: Graph, params: FingerprintParams) -> None:
 @pytest.mark.parametrize("kind", ["none", "small integers", "real", "largest total"])
 @pytest.mark.parametrize("n_walks", [10, 200, 3000, 50_000])
 def test_graph_with_hubs(kind: str, n_walks: int) -> None:
-    """Hubs of more edges than walks and than a batch; rows that refill the table and cross several batches."""
+    """Hubs of more edges than walks; rows of so many nodes that the table is refilled."""
     rng = np.random.default_rng(n_walks)
     n_nodes = 6000
     degrees = rng.geometric(0.3, n_nodes) - 1
@@ -108,7 +113,7 @@ def test_graph_with_hubs(kind: str, n_walks: int) -> None:
 
 
 def test_row_longer_than_the_record_can_say() -> None:
-    """A node of 2**24 edges or more: its degree is read from the graph. Targets repeat, to keep the rest small."""
+    """A degree of 2**24 or more is read from the graph. Targets repeat, to keep the rest small."""
     degree = (1 << 24) + 5
     graph = Graph(
         indptr=np.array([0, degree, degree + 1, degree + 1]),
@@ -123,6 +128,24 @@ def test_row_longer_than_the_record_can_say() -> None:
     assert_rows_equal(graph, np.array([0, 1]), FingerprintParams(n_walks=50, seed=1))
 
 
+@pytest.mark.parametrize(
+    ("degree", "restart_prob", "seed"),
+    [
+        pytest.param(3, 0.05, 1758, id="score above 2"),
+        pytest.param(5, 0.001, 0, id="enough to push to more than twice as many edges as walks"),
+    ],
+)
+def test_mass_above_one(degree: int, restart_prob: float, seed: int) -> None:
+    """With two walks between a hub and its leaves, the mass is 1 on average but may be a multiple of it."""
+    graph = Graph.from_arrays(
+        np.concatenate([[0], np.arange(degree, 2 * degree + 1)]),
+        np.concatenate([np.arange(1, degree + 1), np.zeros(degree, int)]),
+    )
+    for top_k in (1, None):
+        params = FingerprintParams(restart_prob=restart_prob, n_walks=2, seed=seed, top_k=top_k)
+        assert_rows_equal(graph, np.arange(degree + 1), params)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     ("slots", "edges", "row_space"),
@@ -133,7 +156,7 @@ def test_space_that_runs_out_changes_nothing(
 ) -> None:
     """Scratch and output that are too small, for nodes or for edges, are replaced by larger ones."""
     graph = random_graph(4, n_nodes=3000, degree=3.0, weighted=weighted)
-    sources = np.random.default_rng(0).permutation(200)
+    sources = np.random.default_rng(0).permutation(200).astype(np.int32)
     for n_walks in (10, 300, 5000):  # mostly single packets, splits, pushes
         params = FingerprintParams(n_walks=n_walks, top_k=None)
         expected = compute_block(graph, sources, params)
@@ -143,3 +166,18 @@ def test_space_that_runs_out_changes_nothing(
             patch.setattr(ppr.blocks, "_FIRST_ROW_SPACE", row_space)
             assert compute_block(graph, sources, params).equals(expected)
         assert_rows_equal(graph, sources[:2], params)
+
+
+def test_kernels_stay_within_their_arrays(tmp_path: Path) -> None:
+    """The awkward cases once more, with kernels compiled to check every index."""
+    awkward = "space_that_runs_out or mass_above_one or longer_than_the_record"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__, "-k", awkward],
+        cwd=ROOT,
+        env={**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

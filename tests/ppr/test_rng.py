@@ -99,7 +99,7 @@ def test_keys_equal_the_plain_version(seed: int, source: int, step: int, node: i
 def test_integers_below_a_bound_are_uniform(bound: int) -> None:
     n_draws, n_bins = 200_000, min(bound, 1000)
     for values in both_below(consecutive(n_draws), bound):
-        assert 0 <= values.min()
+        assert values.min() >= 0
         assert values.max() < bound
         # Bins of a bound that they do not divide differ by less than one part in four million.
         counts = np.bincount(values * n_bins // bound, minlength=n_bins)

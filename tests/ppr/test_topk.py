@@ -28,7 +28,7 @@ def full_rows(graph: Graph, n_walks: int) -> list[Row]:
 
 
 def with_ties() -> Graph:
-    """Two sources of 40 leaves each in a shuffled order of ids: scores of leaves tie, or differ by one unit."""
+    """Two sources of 40 leaves each, at random ids: scores of leaves tie, or differ by one unit."""
     rng = np.random.default_rng(3)
     targets = [np.sort(rng.choice(np.arange(2, 100), 40, replace=False)) for _ in range(2)]
     return Graph.from_arrays(np.concatenate([[0, 40], np.full(99, 80)]), np.concatenate(targets))
