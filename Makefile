@@ -26,6 +26,9 @@ check: $(INSTALLED)  ## Lint, formatting, types, and who may import whom
 bench: $(INSTALLED) kernels  ## Measure accuracy, cost, speed and memory (docs/benchmarks.md)
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
+bench-%: $(INSTALLED) kernels
+	@$(BIN)/python tests/bench/run.py $*
+
 package: $(INSTALLED)  ## Build the wheel, and the same as a zip for spark-submit --py-files, in dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@for wheel in dist/fairpath-*.whl; do cp "$$wheel" "$${wheel%-py3-none-any.whl}.zip"; done

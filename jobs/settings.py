@@ -140,7 +140,7 @@ class QuerySettings(_Section):
         default=2, description="steps composed before the stored rows are used"
     )
     epsilon: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=1e-5, description="values below this are dropped"
+        default=1e-5, description="mass per edge below which a node is answered from its stored row"
     )
 
 

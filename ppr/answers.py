@@ -21,6 +21,7 @@ Edges = tuple[ArrayLike, ArrayLike | None]
 """Out-neighbours of a new node and their weights, or None for equal ones."""
 
 _TASKS_PER_THREAD = 8
+_INSERTED = 256  # longest ranking that is made by insertion
 _NO_NODES = np.empty(0, dtype=np.int32)
 _NO_DIVISORS = np.empty(0, dtype=np.float64)
 _NO_MASK = np.empty(0, dtype=np.bool_)
@@ -114,8 +115,8 @@ def rank_answers(
         for query, (ids, scores) in zip(chunk, answers(chunk), strict=True):
             width = ids.size if k is None else k
             out = np.full(width, -1, dtype=np.int32), np.zeros(width)
-            if k is None:
-                ids, scores = _sorted(ids, scores)
+            if k is None or k > _INSERTED:
+                ids, scores = _sorted(ids, scores, divisors)
             rank(ids, scores, divisors, allowed, excluded(query), *out)
             rankings.append(out)
         return rankings
@@ -130,9 +131,9 @@ def rank_answers(
     return _padded(rankings, k)
 
 
-def _sorted(ids: NDArray[np.int32], scores: NDArray[np.float64]) -> Answer:
-    """Best first, so that ranking a whole answer only appends."""
-    order = np.lexsort((ids, -scores))
+def _sorted(ids: NDArray[np.int32], scores: NDArray[np.float64], divisors: NDArray[np.float64]) -> Answer:
+    """Best first, so that the ranking, which inserts, only appends."""
+    order = np.lexsort((ids, -(scores / divisors[ids] if divisors.size else scores)))
     return ids[order], scores[order]
 
 

@@ -95,4 +95,5 @@ def compute_fingerprints(
 
 
 def _write(run: FingerprintRun, index: int, blocks: list[Future[pa.Table]]) -> None:
-    run.write_wave(index, pa.concat_tables([block.result() for block in blocks]))
+    blocks.reverse()
+    run.write_wave(index, (blocks.pop().result() for _ in range(len(blocks))))  # popped: freed once written

@@ -182,17 +182,18 @@ def publish(working: Path, path: Path) -> None:
     """
     for file in working.rglob("*"):
         if file.is_file():
-            _sync(file)
+            sync(file)
     try:
         working.rename(path)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise OutputExistsError(f"{path}: exists already; choose another output or remove it") from None
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any
 
 from ppr.errors import ParameterError
@@ -10,6 +11,7 @@ from ppr.errors import ParameterError
 MIN_RESTART_PROB = 0.001  # kernels round it to 2**-20
 MAX_WALKS = 1 << 24
 MAX_SEED = (1 << 63) - 1
+MAX_LIMIT = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +47,26 @@ class FingerprintParams:
     exclude_neighbors: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("n_walks", "seed", "top_k", "max_steps"):
+            value = getattr(self, name)
+            if value is None and name in ("top_k", "max_steps"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise ParameterError(f"'{name}' must be an integer (got {value!r})")
+            object.__setattr__(self, name, int(value))  # NumPy's integers are not JSON
+        object.__setattr__(self, "restart_prob", float(self.restart_prob))
         low, high = MIN_RESTART_PROB, 1.0 - MIN_RESTART_PROB
         if not low <= self.restart_prob <= high:  # also refuses NaN
             raise ParameterError(f"'restart_prob' must be between {low} and {high} (got {self.restart_prob})")
         if not 1 <= self.n_walks <= MAX_WALKS:
             raise ParameterError(f"'n_walks' must be between 1 and {MAX_WALKS} (got {self.n_walks})")
-        if self.top_k is not None and self.top_k < 1:
-            raise ParameterError(f"'top_k' must be positive (got {self.top_k})")
+        for name, limit in (("top_k", self.top_k), ("max_steps", self.max_steps)):
+            if limit is not None and limit < 1:
+                raise ParameterError(f"'{name}' must be positive (got {limit})")
+            if limit is not None and limit > MAX_LIMIT:
+                raise ParameterError(f"'{name}' must be at most {MAX_LIMIT} (got {limit})")
         if not 0 <= self.seed <= MAX_SEED:
             raise ParameterError(f"'seed' must be between 0 and 2**63 - 1 (got {self.seed})")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ParameterError(f"'max_steps' must be positive (got {self.max_steps})")
         object.__setattr__(self, "target_kinds", tuple(sorted(set(self.target_kinds))))
 
     def to_json(self) -> dict[str, Any]:

@@ -5,8 +5,9 @@ With f⁰ = e_u and s⁰ = 0, each of T steps keeps the share that stops and han
     sᵗ = sᵗ⁻¹ + c fᵗ⁻¹        fᵗ = (1 - c) fᵗ⁻¹ P
 
 and the answer is sᵀ + Σ_v fᵀ(v) ĝ_v, with ĝ_v the stored row of v (PowerWalk, CIKM 2016, algorithm 4). Each
-row enters with a weight of at most (1 - c)ᵀ, so its error fades and few walks per node suffice. Values below
-``epsilon`` are dropped.
+row enters with a weight of at most (1 - c)ᵀ, so its error fades and few walks per node suffice. A node that
+would hand on less than ``epsilon`` per edge, on average, is answered from its stored row at once: the paper
+drops small values, which would lose nearly all of a hub's mass.
 
 A node that is not in the graph is answered from its out-edges alone: s¹ = c e_u and f¹ = (1 - c) times its
 normalised weights. Nothing links back to it.
@@ -44,7 +45,7 @@ class Verd:
     steps
         T, exact steps before stored rows are used.
     epsilon
-        Mass below which a node is dropped, in [0, 1).
+        Mass per edge below which a node is answered from its row before T steps are done, in [0, 1).
 
     Raises
     ------

@@ -3,7 +3,7 @@
 A run lives in ``<out>.partial`` until it is finished. Its blocks of sources are grouped into waves; an engine
 writes each wave as Parquet files and a ``_SUCCESS`` marker, so a killed run loses the wave it was in and no
 more. Blocks, and waves, are contiguous in source order, so that the store is built by reading one wave after
-another.
+another, a file at a time.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -27,7 +29,7 @@ from ppr.fingerprints.rows import Rows
 from ppr.fingerprints.store import FingerprintStore
 from ppr.fingerprints.writer import StoreWriter, sources_identity, store_identity
 from ppr.graph import Graph
-from ppr.manifest import finished, full_disk_is_an_error, publish
+from ppr.manifest import finished, full_disk_is_an_error, publish, sync
 from ppr.params import FingerprintParams
 
 SUCCESS = "_SUCCESS"
@@ -158,8 +160,8 @@ class FingerprintRun:
         """Folder into which an engine writes Parquet files, then ``_SUCCESS``, to complete a wave."""
         return self._partial / "waves" / f"{index:05d}"
 
-    def write_wave(self, index: int, table: pa.Table) -> None:
-        """Complete a wave from one table of ``FINGERPRINT_SCHEMA``, its rows in any order.
+    def write_wave(self, index: int, tables: Iterable[pa.Table]) -> None:
+        """Complete a wave from tables of ``FINGERPRINT_SCHEMA``, such as one per block, written one by one.
 
         Raises
         ------
@@ -169,13 +171,12 @@ class FingerprintRun:
         folder = self.wave_path(index)
         with full_disk_is_an_error(self._out):
             folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(
-                table,
-                folder / "rows.parquet",
-                compression="zstd",
-                use_dictionary=False,
-                write_page_checksum=True,
-            )
+            for number, table in enumerate(tables):
+                path = folder / f"rows-{number:05d}.parquet"
+                pq.write_table(
+                    table, path, compression="zstd", use_dictionary=False, write_page_checksum=True
+                )
+                sync(path)
             (folder / SUCCESS).touch()
 
     def finish(self) -> FingerprintStore:
@@ -189,6 +190,9 @@ class FingerprintRun:
         ResourceError
             The disk is full.
         """
+        for index in range(self.n_waves):
+            if not self._is_complete(index):
+                raise StoreError(f"{self._out}: wave {index} of {self.n_waves} is not complete")
         working = self._partial / "store"
         with full_disk_is_an_error(self._out):
             shutil.rmtree(working, ignore_errors=True)
@@ -197,7 +201,11 @@ class FingerprintRun:
                 working, self._params, n_nodes=self._graph.n_nodes, graph_checksum=self._graph.checksum
             ) as writer:
                 for index in range(self.n_waves):
-                    writer.append(self._read_wave(index))
+                    try:
+                        for rows in self._rows_of_wave(index):
+                            writer.append(rows)
+                    except StoreError as error:
+                        self._discard_damaged(index, error)
                 writer.close()
             publish(working, self._out)
             shutil.rmtree(self._partial, ignore_errors=True)
@@ -207,31 +215,40 @@ class FingerprintRun:
     def _is_complete(self, index: int) -> bool:
         return (self.wave_path(index) / SUCCESS).exists()
 
-    def _read_wave(self, index: int) -> Rows:
-        if not self._is_complete(index):
-            raise StoreError(f"{self._out}: wave {index} of {self.n_waves} is not complete")
-        try:
-            return self._checked_wave(index)
-        except StoreError as error:
-            shutil.rmtree(self.wave_path(index), ignore_errors=True)
-            raise StoreError(
-                f"{self._out}: wave {index} was damaged and is discarded; run again to compute it ({error})"
-            ) from error
-
-    def _checked_wave(self, index: int) -> Rows:
-        tables = [_read_table(path) for path in sorted(self.wave_path(index).glob("*.parquet"))]
-        parts = [Rows.from_arrow(table) for table in tables if table.num_rows]
+    def _rows_of_wave(self, index: int) -> Iterator[Rows]:
+        """Rows of a wave in source order, a file at a time, checked."""
         expected = np.concatenate(self._waves[index])
-        n_rows = sum(len(part) for part in parts)
-        if n_rows != expected.size:
-            raise StoreError(f"must have {expected.size} rows (got {n_rows})")
-        rows = Rows.concat(parts)
-        if not np.array_equal(rows.sources, expected):
+        files = [(*_bounds(path), path) for path in self.wave_path(index).glob("*.parquet")]
+        files.sort()
+        paths = [path for first, _, path in files if first >= 0]
+        apart = all(one[1] < other[0] for one, other in pairwise(files) if one[0] >= 0)
+        done = 0
+        for group in ([path] for path in paths) if apart else [paths]:
+            rows = Rows.concat([Rows.from_arrow(_read_table(path)) for path in group])
             rows = rows.take(np.argsort(rows.sources, kind="stable"))
-        if not np.array_equal(rows.sources, expected):
-            raise StoreError("its rows are not those of its sources, once each")
-        rows.check(n_nodes=self._graph.n_nodes, top_k=self._params.top_k)
-        return rows
+            if not np.array_equal(rows.sources, expected[done : done + len(rows)]):
+                raise StoreError("its rows are not those of its sources, once each")
+            rows.check(n_nodes=self._graph.n_nodes, top_k=self._params.top_k)
+            yield rows
+            done += len(rows)
+        if done != expected.size:
+            raise StoreError(f"must have {expected.size} rows (got {done})")
+
+    def _discard_damaged(self, first: int, error: StoreError) -> NoReturn:
+        """Discard the wave ``first`` and every later one that is damaged, and say so."""
+        damaged = [first]
+        for index in range(first + 1, self.n_waves):
+            try:
+                for _ in self._rows_of_wave(index):
+                    pass
+            except StoreError:
+                damaged.append(index)
+        for index in damaged:
+            shutil.rmtree(self.wave_path(index), ignore_errors=True)
+        which = ", ".join(map(str, damaged))
+        raise StoreError(
+            f"{self._out}: wave {which} was damaged and is discarded; run again to compute it ({error})"
+        ) from error
 
 
 class _Lock:
@@ -265,10 +282,19 @@ def _same_file(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def _read_table(path: Path) -> pa.Table:
+def _bounds(path: Path) -> tuple[int, int]:
+    """Least and largest source of a wave's file, (-1, -1) where it is empty."""
+    sources = _read_table(path, ["source"]).column(0)
+    if len(sources) == 0:
+        return -1, -1
+    bounds = pc.min_max(sources).as_py()
+    return bounds["min"] or 0, bounds["max"] or 0
+
+
+def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read()
+            return file.read(columns)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path.name} is not a readable Parquet file: {error}") from error
 

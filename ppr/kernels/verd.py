@@ -37,7 +37,8 @@ def compose(
     sources, row_indptr, row_ids, row_scores, row_mass
         The stored rows, sources ascending.
     restart_prob, steps, epsilon
-        c, T, and the mass below which a node is dropped.
+        c, T, and the mass per edge, on average, below which a node does not hand on its mass but is
+        answered from its stored row, if it has one. Nothing is dropped.
     n_here, here, here_nodes
         Starting mass: ``here[v]`` for the nodes v in ``here_nodes[:n_here]``, zero elsewhere.
     there, there_nodes, answer, answer_nodes
@@ -57,12 +58,18 @@ def compose(
             node = here_nodes[i]
             mass = here[node]
             here[node] = 0.0
-            if mass < epsilon:
-                continue
-            n_answer = _add(answer, answer_nodes, n_answer, node, restart_prob * mass)
-            total += restart_prob * mass
             start, stop = indptr[node], indptr[node + 1]
             share = (1.0 - restart_prob) * mass
+            if share < epsilon * (stop - start):
+                row = _row(sources, node)
+                if row >= 0:
+                    total += mass * row_mass[row]
+                    n_answer = _add_row(
+                        answer, answer_nodes, n_answer, row_indptr, row_ids, row_scores, row, mass
+                    )
+                    continue
+            n_answer = _add(answer, answer_nodes, n_answer, node, restart_prob * mass)
+            total += restart_prob * mass
             if cumulative.size == 0:
                 for edge in range(start, stop):
                     n_there = _add(there, there_nodes, n_there, indices[edge], share / (stop - start))
@@ -81,16 +88,12 @@ def compose(
         node = here_nodes[i]
         mass = here[node]
         here[node] = 0.0
-        if mass < epsilon:
-            continue
-        row = np.searchsorted(sources, node)
-        if row == sources.size or sources[row] != node:
+        row = _row(sources, node)
+        if row < 0:
             missing = node
             continue
         total += mass * row_mass[row]
-        for entry in range(row_indptr[row], row_indptr[row + 1]):
-            amount = mass * row_scores[entry]
-            n_answer = _add(answer, answer_nodes, n_answer, row_ids[entry], amount)
+        n_answer = _add_row(answer, answer_nodes, n_answer, row_indptr, row_ids, row_scores, row, mass)
     return n_answer, total, missing
 
 
@@ -103,10 +106,36 @@ def drain(answer: NDArray[np.float64], nodes: NDArray[np.int32], values: NDArray
 
 
 @njit(cache=True, nogil=True)
+def _row(sources: NDArray[np.int32], node: int) -> int:
+    """Position of a node's stored row, or -1."""
+    row = int(np.searchsorted(sources, node))
+    return row if row < sources.size and sources[row] == node else -1
+
+
+@njit(cache=True, nogil=True)
+def _add_row(
+    values: NDArray[np.float64],
+    nodes: NDArray[np.int32],
+    n_nodes: int,
+    row_indptr: NDArray[np.int64],
+    row_ids: NDArray[np.int32],
+    row_scores: NDArray[np.float32],
+    row: int,
+    mass: float,
+) -> int:
+    """Add a stored row times ``mass`` to a sparse vector and return its number of nodes."""
+    for entry in range(row_indptr[row], row_indptr[row + 1]):
+        n_nodes = _add(values, nodes, n_nodes, row_ids[entry], mass * row_scores[entry])
+    return n_nodes
+
+
+@njit(cache=True, nogil=True)
 def _add(
     values: NDArray[np.float64], nodes: NDArray[np.int32], n_nodes: int, node: int, amount: float
 ) -> int:
     """Add to a sparse vector and return its number of nodes."""
+    if amount == 0.0:  # after underflow; a listed node must not be zero, or it is listed again
+        return n_nodes
     if values[node] == 0.0:
         nodes[n_nodes] = node
         n_nodes += 1

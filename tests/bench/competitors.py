@@ -63,8 +63,8 @@ class ForwardPush:
     graph, restart_prob
         What is solved.
     add_residuals
-        Add the share c of the residuals to the estimates at the end. Not in the paper, but nearly free, and it
-        allows about twice the threshold.
+        Add the share c of the residuals to the estimates at the end. Not in the paper, but nearly free, and
+        it allows about twice the threshold.
     """
 
     def __init__(self, graph: Graph, restart_prob: float, *, add_residuals: bool) -> None:

@@ -1,9 +1,9 @@
 """Cost of the fifty best nodes of a source: ours against the best that a careful user would write.
 
-Each method runs at its cheapest setting whose RAG@50 over the 100 sources of the protocol is at least .99, the
-source left out; all in one process on one core, over the same sources, in turns, each counted at its best turn.
-The goal holds against power iteration and push as they are published; push with its residuals added at the end, an
-improvement that we have not seen in use, stands beside them.
+Each method runs at its cheapest setting whose RAG@50 over the 100 sources of the protocol is at least .99,
+source left out; all in one process on one core, over the same sources, in turns, each at its best turn. The
+goal holds against power iteration and push as they are published; push with its residuals added at the end,
+an improvement that we have not seen in use, stands beside them.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ class Contest:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.sources, self.truth = protocol(graph)
+        self._others = np.array(self.truth)
+        self._others[np.arange(len(self.sources)), self.sources] = 0.0
+        self._best = np.array([np.partition(row, -RANK)[-RANK:].sum() for row in self._others])
 
     def figures(self, name: str, goal: float) -> Iterator[Figure]:
         """Tune, check and time the methods."""
@@ -62,20 +65,25 @@ class Contest:
         push, better_push = (self._push(limit_s, add_residuals=choice) for choice in (False, True))
         methods = [method for method in (ours, power_iteration, push, better_push) if method]
         for method in methods:
-            rag = self._rag(method.ids(method.run()))
+            ids = method.ids(method.run())
+            rag = float(rag_at_k(self.truth, ids, RANK, exclude=self.sources).mean())
             check(rag >= GOAL - LUCK, f"{name}: {method.name}, {method.setting}: RAG@50 {rag:.4f}")
         best_s = _best_turns(methods)
         published = min(best_s[method] for method in (power_iteration, push) if method)
-        yield at_least(f"{name}: times faster than the better", published / best_s[ours], goal, "×")
+        yield at_least(f"{name}: times faster than the better", published / best_s[ours], goal, "times")
         if better_push:
             ratio = best_s[better_push] / best_s[ours]
-            yield note(f"{name}: times faster than push with residuals added", ratio, "×")
+            yield note(f"{name}: times faster than push with residuals added", ratio, "times")
         for method in methods:
             ms = 1e3 * best_s[method] / len(self.sources)
             yield note(f"{name}: {method.name}, {method.setting}", ms, "ms per source")
 
     def _rag(self, ids: NDArray[np.int32]) -> float:
-        return float(rag_at_k(self.truth, ids, RANK, exclude=self.sources).mean())
+        """RAG@50 without the source, as :func:`rag_at_k` has it, from what is known about the truth."""
+        kept = (ids >= 0) & (ids != self.sources[:, None])
+        kept &= np.cumsum(kept, axis=1) <= RANK
+        found = np.where(kept, np.take_along_axis(self._others, np.maximum(ids, 0), axis=1), 0.0)
+        return float((found.sum(axis=1) / self._best).mean())
 
     def _ours(self) -> Method:
         def rows(n_walks: float, seed: int) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Graphs that the benchmarks measure on, and the exact answers on them; built once, kept below build/bench/data."""
+"""Graphs that the benchmarks measure on, with exact answers; built once, kept below build/bench/data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from harness import RESULTS, ROOT
 from numpy.typing import NDArray
 from rmat import write_rmat
 
-from ppr.build import EdgeInput, build_graph
+from ppr.build import build_graph
 from ppr.exact import exact_ppr
 from ppr.graph import Graph
+from ppr.inputs import EdgeInput
 from ppr.metrics import sample_sources
 
 DATA = RESULTS / "data"
@@ -58,7 +59,7 @@ def weighted_ego_twitter() -> Graph:
 
 
 def rmat(scale: int, n_edges: int) -> Graph:
-    """R-MAT graph of up to ``2**scale`` nodes, directed: the distinct ones of ``n_edges`` edges, unweighted."""
+    """R-MAT graph of up to ``2**scale`` nodes: the distinct ones of ``n_edges`` edges, directed."""
 
     def build(folder: Path) -> None:
         drawn = folder.with_suffix(".parquet")
@@ -82,7 +83,7 @@ def _kept(name: str, build: Callable[[Path], object]) -> Graph:
 
 
 def protocol(graph: Graph) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Sample the 100 sources of the accuracy protocol and solve them to a residual of 1e-10, float64 [100, n]."""
+    """Give the 100 sources of the accuracy protocol and their truth to 1e-10, float64 [100, n]."""
     sources = sample_sources(graph)
     path = DATA / f"truth-{graph.checksum[:16]}.npy"
     if not path.exists():

@@ -90,7 +90,12 @@ def show(title: str, figures: Sequence[Figure]) -> None:
     table.add_column("ok")
     for figure in figures:
         table.add_row(
-            figure.name, shown(figure.value), figure.unit, figure.goal or "", mark(figure), style=_style(figure)
+            figure.name,
+            shown(figure.value),
+            figure.unit,
+            figure.goal or "",
+            mark(figure),
+            style=_style(figure),
         )
     Console(width=None if sys.stdout.isatty() else 110).print(table)
 

@@ -1,8 +1,8 @@
 """Memory of a job beyond the memory-mapped graph, and that it does not grow with the number of sources.
 
-Each job runs in a process of its own, watched from outside. Counted is the proportional share (PSS) of every page
-of the process and its children, the JVM and the Python workers among them, except pages of the graph's files: so
-pages that processes share count once. Result files that are being written through memory maps do count.
+Each job runs in a process of its own, watched from outside. Counted is the proportional share (PSS) of every
+page of the process and its children, the JVM and the Python workers among them, except pages of the graph's
+files: so pages that processes share count once. Result files being written through memory maps do count.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ def _figures(watched: dict[tuple[str, int], tuple[float, str]]) -> Iterator[Figu
         few, many = watched[engine, FEW][0], watched[engine, MANY][0]
         yield at_most(f"{title}: peak memory beside the graph, {MANY:,} sources", many, LIMIT_GIB, "GiB")
         yield note(f"{title}: peak memory beside the graph, {FEW:,} sources", few, "GiB")
-        yield at_most(f"{title}: growth of it with ten times the sources", many / few, GROWTH, "×")
+        yield at_most(f"{title}: growth of it with ten times the sources", many / few, GROWTH, "times")
 
 
 def _watch(graph: Path, engine: str, n_sources: int, folder: Path) -> tuple[float, str]:
     """Run a job in a process of its own; returns its peak memory in GiB and the checksum of its rows."""
-    command = [sys.executable, __file__, engine, str(n_sources), str(graph), str(folder / f"{engine}-{n_sources}")]
+    out = folder / f"{engine}-{n_sources}"
+    command = [sys.executable, __file__, engine, str(n_sources), str(graph), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
         peak = 0
         while job.poll() is None:

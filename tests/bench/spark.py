@@ -1,4 +1,4 @@
-"""What Spark costs: the same job on ``local[2]`` and on two threads of the local engine, and compiling in workers."""
+"""What Spark costs: one job on ``local[2]`` and on the local engine, and what fresh workers compile."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _wall_times(session: SparkSession, graph: Graph, folder: Path) -> Iterator[F
     local_s, expected = _timed(local, "local", sources)
     spark_s, store = _timed(on_spark, "spark", sources)
     check(store.checksum == expected.checksum, "the engines' rows differ")
-    yield at_most("Spark local[2] against two threads: wall time", spark_s / local_s, 1.2, "×")
+    yield at_most("Spark local[2] against two threads: wall time", spark_s / local_s, 1.2, "times")
     yield note("local engine, two threads", local_s, "s")
     yield note("Spark local[2]", spark_s, "s")
     yield note("sources of the job", len(sources))

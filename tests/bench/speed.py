@@ -1,8 +1,8 @@
 """Speed of the kernel on one core against bare memory gathers, and of two threads against one.
 
-A move is one edge handed mass; its time is that of whole blocks, ranking and table included. The bare loop does the
-memory accesses of a move and nothing else: for nodes as walkers meet them (targets of random edges) it reads the
-bounds of the row, draws an edge and fetches its target, from the same memory-mapped arrays.
+A move is one edge handed mass; its time is that of whole blocks, ranking and table included. The bare loop
+does the memory accesses of a move and nothing else: for nodes as walkers meet them (targets of random edges) it
+reads the bounds of the row, draws an edge and fetches its target, from the same memory-mapped arrays.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def _figures(name: str, graph: Graph) -> Iterator[Figure]:
         ]
     gather_s, block_s, one_s, two_s = np.min(turns, axis=0)
     move_ns, gather_ns = 1e9 * block_s / moves[0], 1e9 * gather_s / nodes.size
-    yield at_most(f"{name}: time per move against a bare gather", move_ns / gather_ns, 2.0, "×")
+    yield at_most(f"{name}: time per move against a bare gather", move_ns / gather_ns, 2.0, "times")
     yield note(f"{name}: time per move", move_ns, "ns")
     yield note(f"{name}: time per bare gather", gather_ns, "ns")
     speedup = (sum(moves) / two_s) / (moves[0] / one_s)
-    yield at_least(f"{name}: moves per second, two threads against one", speedup, 1.7, "×")
+    yield at_least(f"{name}: moves per second, two threads against one", speedup, 1.7, "times")
 
 
 def _timed(clock: Callable[[], float], work: Callable[[], None]) -> float:

@@ -40,7 +40,7 @@ def complete(run: FingerprintRun, waves: set[int] | None = None) -> None:
     for index, blocks in run.pending_waves():
         if waves is None or index in waves:
             sources = np.concatenate(blocks)
-            run.write_wave(index, table_of(sources, TRUTH[sources], PARAMS.top_k))
+            run.write_wave(index, [table_of(sources, TRUTH[sources], PARAMS.top_k)])
 
 
 def finished(out: Path, **plan: int) -> FingerprintStore:

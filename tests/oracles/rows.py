@@ -68,5 +68,5 @@ def write_store(
     run = FingerprintRun.begin(graph, out, params, lambda: [nodes], 1)
     assert run is not None
     with run:
-        run.write_wave(0, table_of(nodes, estimates, params.top_k))
+        run.write_wave(0, [table_of(nodes, estimates, params.top_k)])
         return run.finish()

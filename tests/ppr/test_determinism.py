@@ -100,7 +100,7 @@ def test_any_cut_into_blocks_and_waves(
     with run:
         for index, wave in run.pending_waves():
             shuffled = np.concatenate([rng.permutation(wave[i]) for i in rng.permutation(len(wave))])
-            run.write_wave(index, compute_block(graph, shuffled, PARAMS))
+            run.write_wave(index, [compute_block(graph, shuffled, PARAMS)])
         assert_same_bits(run.finish(), expected)
 
 
@@ -146,8 +146,9 @@ def test_killed_run_is_resumed(graph: Graph, expected: FingerprintStore, tmp_pat
     assert done < total
     assert not out.exists()
     waves = tmp_path / "out.partial" / "waves"
-    finished = {path: path.stat().st_mtime_ns for path in waves.rglob("*.parquet")}
-    assert len(finished) == 2
+    complete = [marker.parent for marker in waves.rglob("_SUCCESS")]
+    finished = {path: path.stat().st_mtime_ns for wave in complete for path in wave.glob("*.parquet")}
+    assert 2 <= len(complete) < total
 
     calls: list[tuple[int, int]] = []
 

@@ -66,7 +66,7 @@ def test_rows_without_entries(tmp_path: Path) -> None:
     assert run is not None
     table = table_of(np.asarray([0, 1]), np.zeros((2, graph.n_nodes)))
     with run:
-        run.write_wave(0, table.set_column(3, "mass", pa.array([1.0, 1.0])))
+        run.write_wave(0, [table.set_column(3, "mass", pa.array([1.0, 1.0]))])
         run.finish().validate(graph)
 
 
