@@ -8,6 +8,7 @@ Their parameters are fixed, not chosen on the test part.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from jobs.progress import show_progress
 from jobs.report import write_report
 from jobs.splits import split_at_random, split_by_time
 from ppr.build import build_graph
-from ppr.errors import ParameterError
+from ppr.errors import OutputExistsError, ParameterError
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
 from ppr.inputs import EdgeInput
@@ -42,6 +43,9 @@ POPULARITY_DISCOUNT = 0.1
 BLOCK_MOVES = 2_000_000  # small blocks, so that even a small graph has several
 COMPLETE = FingerprintParams(restart_prob=0.3)
 SHORT = FingerprintParams(max_steps=3, target_kinds=("item",), exclude_neighbors=True)
+
+TRAIN = "train.parquet"
+TEST = "test.parquet"
 
 POPULARITY = "popularity"
 COMPOSED = "Fairpath, composed rows"
@@ -146,6 +150,8 @@ def run_demo(
 def _load(out: Path, interactions: Path | None, seed: int, sizes: MarketSizes) -> Data:
     """Generate or read the interactions, and split them."""
     if interactions is None:
+        if (out / TRAIN).exists() and not (out / "market").exists():
+            raise _other_data(out / TRAIN)
         market = read_market(write_market(out / "market", seed, sizes))
         table, truth = market.interactions, market.truth
         origin = f"a generated market with {table.num_rows:,} interactions of invented users (seed {seed})"
@@ -164,13 +170,39 @@ def _load(out: Path, interactions: Path | None, seed: int, sizes: MarketSizes) -
 
 def _build(out: Path, data: Data) -> Graph:
     """Graph of the training part, which is kept beside it."""
-    train = out / "train.parquet"
+    _write_parts(out, data)
+    with show_progress() as update:
+        return build_graph(EdgeInput(out / TRAIN), out / "graph", progress=update)
+
+
+def _write_parts(out: Path, data: Data) -> None:
+    """Write both parts, or keep those of an earlier run if they are the same."""
     with full_disk_is_an_error(out):
         out.mkdir(parents=True, exist_ok=True)
-        pq.write_table(data.train, train)
-        pq.write_table(data.test, out / "test.parquet")
-    with show_progress() as update:
-        return build_graph(EdgeInput(train), out / "graph", progress=update)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".parts-") as working:
+            missing = []
+            for name, table in ((TRAIN, data.train), (TEST, data.test)):
+                written = Path(working) / name
+                pq.write_table(table, written)
+                if not (out / name).exists():
+                    missing.append(written)
+                elif not _same_table(out / name, written):
+                    raise _other_data(out / name)
+            if missing and (out / "graph").exists():
+                raise _other_data(out / "graph")
+            for written in missing:
+                written.replace(out / written.name)
+
+
+def _same_table(path: Path, other: Path) -> bool:
+    try:
+        return bool(pq.read_table(path).equals(pq.read_table(other)))
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def _other_data(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{path}: exists with other data; choose another output or remove it")
 
 
 def _fingerprints(

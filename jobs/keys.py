@@ -22,9 +22,14 @@ def key_of(graph: Graph, text: str) -> int | str:
     Raises
     ------
     ValueError
-        The graph has integer keys and the text is no integer.
+        The graph has integer keys and the text is no integer in plain decimal form.
     """
-    return int(text) if graph.nodes.is_integer else text
+    if not graph.nodes.is_integer:
+        return text
+    key = int(text)
+    if str(key) != text:  # int() takes 1_0, +10 and 010 too
+        raise ValueError(f"not in plain decimal form: {text!r}")
+    return key
 
 
 def ids_of(graph: Graph, texts: Sequence[str], kind: str | None) -> npt.NDArray[np.int32]:
@@ -37,11 +42,12 @@ def ids_of(graph: Graph, texts: Sequence[str], kind: str | None) -> npt.NDArray[
     UnknownNodeError
         A key or the kind is not in the graph.
     """
-    try:
-        keys = [key_of(graph, text) for text in texts]
-    except ValueError:
-        wrong = next(text for text in texts if not _is_integer(text))
-        raise ConfigurationError(f"'key' must be an integer in this graph (got {wrong!r})") from None
+    keys = []
+    for text in texts:
+        try:
+            keys.append(key_of(graph, text))
+        except ValueError:
+            raise ConfigurationError(f"'key' must be an integer in this graph (got {text!r})") from None
     return graph.ids(keys, kind)
 
 
@@ -100,6 +106,8 @@ def parse_edge(text: str) -> tuple[str, float]:
 def read_edges(path: Path) -> list[tuple[str, float]]:
     """Keys and weights of a file with a line ``key`` or ``key,weight`` per edge.
 
+    A first line that reads ``key,weight`` is a header.
+
     Raises
     ------
     MissingDataError
@@ -108,18 +116,22 @@ def read_edges(path: Path) -> list[tuple[str, float]]:
         It is empty, not UTF-8, or a weight is not a positive finite number.
     """
     edges = []
-    for number, line in _lines(path):
+    for at, (number, line) in enumerate(_lines(path)):
+        if at == 0 and [field.strip().lower() for field in line.split(",")] == ["key", "weight"]:
+            continue
         key, comma, weight = line.rpartition(",")
         if comma and not _is_weight(weight):
             raise DataError(f"{path}: row {number}: 'weight' must be positive and finite (got {weight!r})")
         edges.append((key, float(weight)) if comma else (line, 1.0))
+    if not edges:
+        raise DataError(f"{path}: must hold at least one edge (it has a header only)")
     return edges
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, with their numbers from 1."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise MissingDataError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -128,14 +140,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not found:
         raise DataError(f"{path}: must hold at least one line (it is empty)")
     yield from found
-
-
-def _is_integer(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_weight(text: str) -> bool:

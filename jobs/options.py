@@ -23,10 +23,15 @@ DryRun = Annotated[bool, Option("--dry-run", help="Print the resolved configurat
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, Option(help="Lowest level logged.")]
 LogFormat = Annotated[Literal["text", "json"] | None, Option(help="Form of the log lines.")]
 
-Nodes = Annotated[Path | None, Option(help="Table of nodes (kind, key): isolated ones are kept too.")]
-Src = Annotated[str | None, Option(help="Column of the source or user, by name or position.")]
-Dst = Annotated[str | None, Option(help="Column of the destination or item.")]
-Weight = Annotated[str | None, Option(help="Column of the weight.")]
+Nodes = Annotated[Path | None, Option(help="Table of nodes (key[, kind]): isolated ones are kept too.")]
+Src = Annotated[str | None, Option(help="Column of the source or user, by name or position from 0.")]
+Dst = Annotated[str | None, Option(help="Column of the destination or item, by name or position.")]
+Weight = Annotated[str | None, Option(help="Column of the weight, by name or position.")]
+Delimiter = Annotated[str | None, Option(help="Delimiter of text files; default: looked for.")]
+Header = Annotated[
+    bool | None,
+    Option("--header/--no-header", help="Text files begin with a line of column names; default: looked for."),
+]
 SrcKind = Annotated[str | None, Option(help="Kind of the source nodes.")]
 DstKind = Annotated[str | None, Option(help="Kind of the destination nodes.")]
 Directed = Annotated[bool | None, Option("--directed/--undirected", help="Edges have a direction.")]

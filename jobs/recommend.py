@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import structlog
 
 from jobs.keys import ids_of, read_ids
 from jobs.progress import show_progress
@@ -41,6 +43,8 @@ def run(
 ) -> dict[str, Any]:
     """Recommend to the users of these keys, or to all; with ``out`` into a Parquet file.
 
+    The result counts the users who got fewer than ``k`` items; a warning is logged if there are any.
+
     Raises
     ------
     OutputExistsError
@@ -51,7 +55,9 @@ def run(
     users = _users(graph, settings.user_kind, keys, keys_file)
     chunks = _chunks(graph, store, users, settings)
     if out is None:
-        return {"recommendations": [answer for chunk in chunks for answer in _answers(graph, chunk)]}
+        answers = [answer for chunk in chunks for answer in _answers(graph, chunk)]
+        n_full = sum(len(answer["items"]) == settings.k for answer in answers)
+        return {"recommendations": answers, **_shortage(len(users), n_full, settings.k)}
     identity = {
         "graph": graph.checksum,
         "fingerprints": store.checksum,
@@ -60,7 +66,30 @@ def run(
     }
     if not _finished(out, identity):
         _write(out, identity, graph, chunks)
-    return {"out": str(out), "users": len(users), **identity}
+    shortage = _shortage(len(users), _count_full(out, settings.k), settings.k)
+    return {"out": str(out), "users": len(users), **shortage, **identity}
+
+
+def _shortage(n_users: int, n_full: int, k: int) -> dict[str, int]:
+    """Count the users with fewer than ``k`` items, and warn if there are any."""
+    n_short = n_users - n_full
+    if n_short:
+        structlog.get_logger().warning(
+            "some users got fewer than k items; fingerprints with a larger --top-k or with "
+            "--exclude-neighbors leave more to recommend",
+            k=k,
+            users=n_users,
+            users_with_fewer_than_k=n_short,
+        )
+    return {"users_with_fewer_than_k": n_short}
+
+
+def _count_full(out: Path, k: int) -> int:
+    """Number of users in a finished file who got ``k`` items."""
+    with pq.ParquetFile(out) as file:
+        return sum(
+            pc.sum(pc.equal(batch["rank"], k)).as_py() or 0 for batch in file.iter_batches(columns=["rank"])
+        )
 
 
 def _users(graph: Graph, kind: str, keys: list[str] | None, keys_file: Path | None) -> npt.NDArray[np.int32]:

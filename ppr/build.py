@@ -4,7 +4,7 @@ The first pass collects the distinct keys of each kind; dense ids are given in t
 second translates the edges to dense ids and spills them to disk, then an external bucket sort brings them
 into rows: edges are scattered to ranges of sources with about equal numbers of edges, and range by range
 sorted, merged, quantised and appended to the store. In memory at any time are the keys, a few arrays of one
-number per node, one batch and one bucket.
+number per node, one bucket and one batch, which is gathered to about the size of the keys.
 
 Policies
 --------
@@ -37,6 +37,7 @@ import pyarrow as pa
 from ppr.errors import DataError, OutputExistsError, ParameterError
 from ppr.graph import FORMAT, MAX_NODES, VERSION, Graph, seal
 from ppr.inputs import (
+    EdgeBatch,
     EdgeInput,
     EdgeTable,
     KeyType,
@@ -54,6 +55,7 @@ from ppr.sorting import EdgeSpill, write_rows
 SelfLoops = Literal["drop", "keep"]
 Progress = Callable[[str, int, "int | None"], None]
 BUCKET_EDGES = 1 << 22
+_GATHER_BYTES = 1 << 24
 
 
 def build_graph(
@@ -115,7 +117,7 @@ def build_graph(
     }
     builder = _Builder(edge_inputs, node_inputs, parameters, bucket_edges, progress or (lambda *_: None))
     folder = Path(out)
-    there = finished(folder, {"format": FORMAT, "version": VERSION, "parameters": parameters})
+    there = finished(folder, builder.identity)
     if there is None:
         builder.build(folder)
     elif any(source["files"] is None for source in parameters["inputs"] + parameters["nodes"]):
@@ -138,6 +140,11 @@ class _Builder:
     bucket_edges: int
     progress: Progress
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the manifest of a store of the same input and options holds."""
+        return {"format": FORMAT, "version": VERSION, "parameters": self.parameters}
+
     def compare(self, out: Path, checksum: str) -> None:
         """Build beside an existing store and compare the content."""
         with (
@@ -150,37 +157,46 @@ class _Builder:
                 raise OutputExistsError(f"{out}: exists and was made from other data")
 
     def build(self, out: Path) -> None:
-        """Build the store, which must not be there."""
-        with new_store(out) as working:
-            spill = working / "spill"
-            spill.mkdir()
-            edges = [
-                open_edges(source, f"input {i}", spill / f"input-{i}")
-                for i, source in enumerate(self.edge_inputs)
-            ]
-            lists = [
-                open_nodes(source, f"nodes {i}", spill / f"nodes-{i}")
-                for i, source in enumerate(self.node_inputs)
-            ]
-            node_table, translators = self._number_nodes(edges, lists)
-            spilled, n_loops = self._translate(edges, translators, len(node_table.keys), spill)
-            n_rows = spilled.n_edges
-            weighted = write_rows(
-                spilled, working, self.bucket_edges, self._name_of(node_table), self.progress
-            )
-            shutil.rmtree(spill)
-            if not weighted:
-                (working / "cumulative.npy").unlink()
-            node_table.write(working)
-            self.progress("checksum", 0, 1)
-            seal(
-                working,
-                node_table,
-                directed=any(table.directed for table in edges),
-                parameters=self.parameters,
-                counts={"edges_before_merging": n_rows, "self_loop_rows": n_loops},
-            )
-            self.progress("checksum", 1, 1)
+        """Build the store, which must not be there; if the same appears meanwhile, that one stays."""
+        checksum = None
+        try:
+            with new_store(out) as working:
+                checksum = self._fill(working)
+        except OutputExistsError:
+            there = finished(out, self.identity)
+            if there is None or there["checksum"] != checksum:
+                raise
+
+    def _fill(self, working: Path) -> str:
+        """Write the files of the store; returns its checksum."""
+        spill = working / "spill"
+        spill.mkdir()
+        edges = [
+            open_edges(source, f"input {i}", spill / f"input-{i}")
+            for i, source in enumerate(self.edge_inputs)
+        ]
+        lists = [
+            open_nodes(source, f"nodes {i}", spill / f"nodes-{i}")
+            for i, source in enumerate(self.node_inputs)
+        ]
+        node_table, translators = self._number_nodes(edges, lists)
+        spilled, n_loops = self._translate(edges, translators, len(node_table.keys), spill)
+        n_rows = spilled.n_edges
+        weighted = write_rows(spilled, working, self.bucket_edges, self._name_of(node_table), self.progress)
+        shutil.rmtree(spill)
+        if not weighted:
+            (working / "cumulative.npy").unlink()
+        node_table.write(working)
+        self.progress("checksum", 0, 1)
+        checksum = seal(
+            working,
+            node_table,
+            directed=any(table.directed for table in edges),
+            parameters=self.parameters,
+            counts={"edges_before_merging": n_rows, "self_loop_rows": n_loops},
+        )
+        self.progress("checksum", 1, 1)
+        return checksum
 
     def _number_nodes(
         self, edges: list[EdgeTable], lists: list[NodeList]
@@ -233,10 +249,12 @@ class _Builder:
         spilled = EdgeSpill(spill, n_nodes, weighted=any(table.weighted for table in edges))
         total = _total_rows(edges)
         done = n_loops = 0
+        # Each batch costs time in proportion to the number of keys, for a hash table and for counts.
+        n_bytes = max(_GATHER_BYTES, sum(t.keys.nbytes for t in translators.values()))
         with spilled:
             for table in edges:
                 src_ids, dst_ids = translators[table.src_kind], translators[table.dst_kind]
-                for batch in table.batches(key_type, weights=True):
+                for batch in _gathered(table.batches(key_type, weights=True), n_bytes):
                     src, dst, weight = (
                         src_ids.translate(batch.src),
                         dst_ids.translate(batch.dst),
@@ -255,6 +273,31 @@ class _Builder:
     @staticmethod
     def _name_of(nodes: NodeTable) -> Callable[[int], str]:
         return lambda node: f"{nodes.kinds[nodes.kind_ids[node]]} {nodes.keys[node].as_py()!r}"
+
+
+def _gathered(batches: Iterator[EdgeBatch], n_bytes: int) -> Iterator[EdgeBatch]:
+    """The same rows in batches of at least ``n_bytes`` of keys each, except the last."""
+    waiting: list[EdgeBatch] = []
+    size = 0
+    for batch in batches:
+        waiting.append(batch)
+        size += batch.src.nbytes + batch.dst.nbytes
+        if size >= n_bytes:
+            yield _joined(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[EdgeBatch]) -> EdgeBatch:
+    weight = None
+    if any(batch.weight is not None for batch in batches):
+        weight = np.concatenate([np.ones(len(b.src)) if b.weight is None else b.weight for b in batches])
+    return EdgeBatch(
+        src=pa.concat_arrays([batch.src for batch in batches]),
+        dst=pa.concat_arrays([batch.dst for batch in batches]),
+        weight=weight,
+    )
 
 
 def _total_rows(tables: Sequence[EdgeTable | NodeList]) -> int | None:

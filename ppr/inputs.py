@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,7 @@ _USUAL_WEIGHT = "weight"
 _USUAL_KEYS = ("key", "node", "id", "nodeid")
 _USUAL_KIND = "kind"
 _EDGE_NAMES = frozenset({name for pair in _USUAL_PAIRS for name in pair[:2]} | {_USUAL_WEIGHT})
-_NODE_NAMES = frozenset({*_USUAL_KEYS, _USUAL_KIND})
+_NODE_NAMES = frozenset({*_USUAL_KEYS, _USUAL_KIND} - {"node"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class NodeInput:
     key
         Column of the keys, by name or position; None looks for ``key``, ``node``, ``id``, or takes the first.
     kind_column
-        Column of the kinds; None looks for ``kind``.
+        Column of the kinds; None looks for ``kind`` or, in a file without a header, takes the second.
     kind
         Kind of all nodes of a table without a column of kinds.
     delimiter, header
@@ -199,9 +199,13 @@ class NodeList:
 def open_edges(source: EdgeInput, name: str, staging: Path) -> EdgeTable:
     """Open an edge table and resolve its columns and kinds."""
     usual = _EDGE_NAMES | _given(source.src, source.dst, source.weight)
+
+    def is_header(names: Sequence[str]) -> bool:
+        return any(name in usual for name in names)
+
     delimiters = source.delimiter or EDGE_DELIMITERS
     table = open_table(
-        source.data, name, staging, delimiters=delimiters, header=source.header, usual_names=usual
+        source.data, name, staging, delimiters=delimiters, header=source.header, is_header=is_header
     )
     columns = tuple(_edge_columns(part, source) for part in table.parts)
     src_kind, dst_kind = _usual_kinds(table.parts[0], columns[0])
@@ -213,9 +217,14 @@ def open_edges(source: EdgeInput, name: str, staging: Path) -> EdgeTable:
 def open_nodes(source: NodeInput, name: str, staging: Path) -> NodeList:
     """Open a node table and resolve its columns."""
     usual = _NODE_NAMES | _given(source.key, source.kind_column)
+
+    def is_header(names: Sequence[str]) -> bool:
+        # Behind the first column, ``node`` is more likely a kind.
+        return names[0] == "node" or any(name in usual for name in names)
+
     delimiters = source.delimiter or NODE_DELIMITERS
     table = open_table(
-        source.data, name, staging, delimiters=delimiters, header=source.header, usual_names=usual
+        source.data, name, staging, delimiters=delimiters, header=source.header, is_header=is_header
     )
     columns = tuple(_node_columns(part, source) for part in table.parts)
     return NodeList(table, columns, source.kind or "node")
@@ -372,7 +381,10 @@ def _node_columns(part: Part, source: NodeInput) -> tuple[int, ...]:
         return (key,)
     if source.kind_column is not None:
         return key, _find(part, source.kind_column, "kind_column")
-    kind = _usual_column(part, (_USUAL_KIND,)) if part.named else None
+    if part.named:
+        kind = _usual_column(part, (_USUAL_KIND,))
+    else:
+        kind = 1 if source.key is None and len(part.columns) > 1 else None
     return (key,) if kind is None or kind == key else (key, kind)
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,16 +144,19 @@ def _difference(there: Any, wanted: Any) -> str:
 def new_store(path: Path) -> Iterator[Path]:
     """Folder to fill beside ``path``; renamed to ``path`` when the block ends well, removed when it does not.
 
+    Several processes and threads may fill a store for the same ``path``; the first to end wins.
+
     Raises
     ------
+    OutputExistsError
+        Something appeared at ``path`` meanwhile.
     ResourceError
         The disk is full or the folder cannot be written.
     """
-    working = path.with_name(f".{path.name}.new-{platform.node()}-{os.getpid()}")
+    working = path.with_name(f"{_working_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}")
     _remove_abandoned(path)
     with full_disk_is_an_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(working, ignore_errors=True)
         working.mkdir()
         try:
             yield working
@@ -162,13 +166,20 @@ def new_store(path: Path) -> Iterator[Path]:
             raise
 
 
+def _working_prefix(path: Path) -> str:
+    """What the names of this machine's working folders for ``path`` begin with; process and token follow."""
+    return f".{path.name}.new-{platform.node()}-"
+
+
 def _remove_abandoned(path: Path) -> None:
     """Remove working folders beside ``path`` whose process on this machine is gone."""
     if not Path("/proc/self").exists():
         return
-    for folder in path.parent.glob(f".{glob.escape(path.name)}.new-{platform.node()}-*"):
-        process = folder.name.rpartition("-")[2]
-        if process.isdecimal() and not Path("/proc", process).exists():
+    prefix = _working_prefix(path)
+    for folder in path.parent.glob(f"{glob.escape(prefix)}*"):
+        process, _, token = folder.name.removeprefix(prefix).partition("-")
+        # A dash in the token: the folder is of a machine whose name begins with this one's.
+        if process.isdecimal() and "-" not in token and not Path("/proc", process).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -22,6 +22,7 @@ from ppr.graph import Graph
 
 # Error of the truth: nodes that differ by less are tied.
 _TIE = 1e-10
+_RELATIVE_TIE = 1e-6
 
 
 def sample_sources(
@@ -127,7 +128,8 @@ def precision_at_k(
     values = np.empty(len(truth))
     for row, (true, returned) in enumerate(_cut(truth, ranked, k, exclude)):
         possible = min(k, int(np.count_nonzero(true > 0)))
-        reached = (true[returned] >= _kth_largest(true, k) - _TIE) & (true[returned] > 0)
+        kth = _kth_largest(true, k)
+        reached = (true[returned] >= kth - min(_TIE, _RELATIVE_TIE * kth)) & (true[returned] > 0)
         hits = int(np.count_nonzero(reached))
         values[row] = hits / possible if possible else 1.0
     return values

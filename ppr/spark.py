@@ -9,6 +9,7 @@ have the same bits as any other engine's, so retries and speculative copies of a
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ ROW_DDL = "source int, ids array<int>, scores array<float>, mass double, moves b
 _BATCH_ROWS = 512  # rows handed to the JVM at a time: its memory does not grow with the block
 _ROW_GROUP_BYTES = 16 << 20  # the Parquet writer holds a row group in memory, per task
 _BLOCKS_PER_SLOT = 16  # per wave: some seconds of work, so that starting a job and its last tasks cost little
+_WAVES = 8  # at least, where each still gives every slot a block: small jobs show progress too
 _ERROR_MARK = "fairpath-error:"
 
 
@@ -73,7 +75,8 @@ def compute_fingerprints_spark(
     block_moves
         Predicted moves per block, which is one task.
     wave_blocks
-        Blocks per Spark job, which is what a kill loses at most; by default sixteen per slot of the cluster.
+        Blocks per Spark job, which is what a kill loses at most; by default up to
+        sixteen per slot of the cluster, and an eighth of all.
     cache_dir
         Where each machine keeps copies of remote graphs; by default below its temporary folder.
 
@@ -96,20 +99,18 @@ def compute_fingerprints_spark(
     location = str(graph_url) if is_url(graph_url) else str(Path(graph_url).resolve())
     graph = Graph.open(local_store(location, cache_dir=cache_dir))
     out = Path(out).resolve()
-    run = FingerprintRun.begin(
-        graph,
-        out,
-        params,
-        lambda: plan_blocks(graph, sources, params, block_moves=block_moves),
-        wave_blocks or _BLOCKS_PER_SLOT * _slots(spark),
-    )
+    blocks = plan_blocks(graph, sources, params, block_moves=block_moves)
+    if wave_blocks is None:
+        slots = _slots(spark)
+        wave_blocks = max(slots, min(_BLOCKS_PER_SLOT * slots, math.ceil(len(blocks) / _WAVES)))
+    run = FingerprintRun.begin(graph, out, params, lambda: blocks, wave_blocks)
     if run is None:
         return FingerprintStore.open(out, graph=graph, verify=False)
     with run:
         report = progress or (lambda done, total: None)
         report(run.n_blocks_done, run.n_blocks)
-        for index, blocks in run.pending_waves():
-            task = BlockTask(location, graph.checksum, cache_dir, params, tuple(blocks))
+        for index, wave in run.pending_waves():
+            task = BlockTask(location, graph.checksum, cache_dir, params, tuple(wave))
             _run_wave(spark, task, run.wave_path(index))
             report(run.n_blocks_done, run.n_blocks)
         return run.finish()

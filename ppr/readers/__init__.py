@@ -7,7 +7,8 @@ file, the row elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from ppr.errors import DataError, MissingDataError, ParameterError, ResourceError
 from ppr.manifest import file_sha256
 from ppr.readers.part import ArrowPart, NpzPart, ParquetPart, Part
-from ppr.readers.text import TextPart, simplified
+from ppr.readers.text import IsHeader, TextPart, simplified
 
 __all__ = ["Part", "Table", "file_identity", "open_table", "simplified"]
 
@@ -35,10 +36,21 @@ class Table:
         The file, folder, or a description, for messages.
     parts
         At least one.
+
+    Raises
+    ------
+    DataError
+        Two columns of a part have the same name.
     """
 
     name: str
     parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            twice = [name for name, count in Counter(part.columns).items() if name and count > 1]
+            if twice:
+                raise DataError(f"{part.name}: column names must be distinct (got {twice[0]!r} twice)")
 
     @property
     def n_rows(self) -> int | None:
@@ -54,7 +66,7 @@ def open_table(
     *,
     delimiters: Sequence[str],
     header: bool | None,
-    usual_names: Collection[str],
+    is_header: IsHeader,
 ) -> Table:
     """Open whatever a user calls a table.
 
@@ -70,7 +82,7 @@ def open_table(
         Folder for what can be read once only: streams are copied there as Parquet. A Spark DataFrame is
         written there by its executors, which must therefore share that folder: no row passes through the
         driver's Python, and it works over Spark Connect too.
-    delimiters, header, usual_names
+    delimiters, header, is_header
         See :class:`ppr.readers.text.TextPart`.
 
     Raises
@@ -78,13 +90,13 @@ def open_table(
     MissingDataError
         A file is missing or a folder has no table in it.
     DataError
-        A file cannot be read.
+        A file cannot be read, or two of its columns have the same name.
     ParameterError
         ``data`` is nothing of the above.
     """
     paths = _paths(data)
     if paths is not None:
-        options = {"delimiters": delimiters, "header": header, "usual_names": usual_names}
+        options = {"delimiters": delimiters, "header": header, "is_header": is_header}
         files = [file for path in paths for file in _files(path)]
         return Table(", ".join(map(str, paths)), tuple(_open_file(file, options) for file in files))
     if isinstance(data, pa.RecordBatch):

@@ -35,6 +35,8 @@ class Part(ABC):
         Whether all values arrive as strings, whatever they stand for.
     n_rows
         Number of rows, or None where only reading tells.
+    possible_header
+        First row of a text file that was taken for data, where it may be a header of unknown names.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Part(ABC):
     named: bool = True
     is_text: bool = False
     n_rows: int | None = None
+    possible_header: str | None = None
 
     @abstractmethod
     def read(self, columns: Sequence[int]) -> Iterator[list[pa.Array]]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import re
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.csv as pc_csv
@@ -23,12 +24,15 @@ import pyarrow.csv as pc_csv
 from ppr.errors import DataError, MissingDataError
 from ppr.readers.part import Part
 
+IsHeader = Callable[[Sequence[str]], bool]
+
 BLOCK_BYTES = 1 << 24
 COMMENT = b"#"
 _GZIP_MAGIC = b"\x1f\x8b"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _SHOWN_CHARACTERS = 120
 _INTEGER = re.compile(r"\s*[+-]?\d+\s*")
+_NUMBER = re.compile(r"\s*[+-]?[\d.]+(e[+-]?\d+)?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,11 @@ class _Layout:
     skip_lines: int  # comments, empty lines and the header before the first row
     header: list[str] | None
     n_columns: int
+    possible_header: str | None
 
 
 class TextPart(Part):
-    """A text file.
+    """A text file in UTF-8, with lines that end in LF, CRLF or CR.
 
     Lines before the first row that begin with ``#`` are comments; empty lines are passed over. Columns have
     the names of the header line, if there is one.
@@ -52,21 +57,21 @@ class TextPart(Part):
     delimiters
         Characters that may separate the fields; the first one that the first line has does.
     header
-        Whether the first line names the columns, or None to look: it does where one of its fields is in
-        ``usual_names``, compared in small letters without punctuation.
-    usual_names
-        Column names to recognise a header by.
+        Whether the first line names the columns, or None to look.
+    is_header
+        Whether the fields of the first line, in small letters without punctuation, are column names.
     """
 
     is_text = True
 
     def __init__(
-        self, path: Path, *, delimiters: Sequence[str], header: bool | None, usual_names: Collection[str]
+        self, path: Path, *, delimiters: Sequence[str], header: bool | None, is_header: IsHeader
     ) -> None:
         self.name = str(path)
         self._path = path
-        self._layout = self._sniff(delimiters, header, usual_names)
+        self._layout = self._sniff(delimiters, header, is_header)
         self.named = self._layout.header is not None
+        self.possible_header = self._layout.possible_header
         self.columns = tuple(self._layout.header or (f"column {i}" for i in range(self._layout.n_columns)))
 
     def read(self, columns: Sequence[int]) -> Iterator[list[pa.Array]]:
@@ -102,13 +107,20 @@ class TextPart(Part):
             compressed = file.read(2) == _GZIP_MAGIC
         return cast(IO[bytes], _CheckedGzip(self._path) if compressed else self._path.open("rb"))
 
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Number and bytes of each line without its end, where the fast reader sees one."""
+        with (
+            self._open() as file,
+            io.TextIOWrapper(cast(Any, file), encoding="utf-8-sig", errors="surrogateescape") as lines,
+        ):
+            for number, line in enumerate(lines, start=1):
+                yield number, line.rstrip("\n").encode("utf-8", errors="surrogateescape")
+
     def _rows(self) -> Iterator[tuple[int, bytes]]:
         """Line number and bytes of each row."""
-        with self._open() as file:
-            for number, line in enumerate(file, start=1):
-                stripped = line.rstrip(b"\r\n")
-                if number > self._layout.skip_lines and stripped:
-                    yield number, stripped
+        for number, line in self._lines():
+            if number > self._layout.skip_lines and line:
+                yield number, line
 
     def _explain(self, error: pa.ArrowInvalid) -> DataError:
         """Error for the first malformed row, found by reading the file line by line."""
@@ -125,19 +137,23 @@ class TextPart(Part):
                 )
         return DataError(f"{self.name}: malformed ({error})")
 
-    def _sniff(self, delimiters: Sequence[str], header: bool | None, usual_names: Collection[str]) -> _Layout:
+    def _sniff(self, delimiters: Sequence[str], header: bool | None, is_header: IsHeader) -> _Layout:
         comments, first, second = self._head()
         delimiter = next((mark for mark in delimiters if mark in first), delimiters[0])
         fields = [field.strip() for field in _split(first, delimiter)]
+        possible_header = None
         if header is None:
-            header = any(simplified(field) in usual_names for field in fields)
+            header = is_header([simplified(field) for field in fields])
             if not header and second is not None:
                 self._refuse_unknown_header(fields, _split(second, delimiter))
+            if not header and not any(_NUMBER.fullmatch(field) for field in fields):
+                possible_header = first
         return _Layout(
             delimiter=delimiter,
             skip_lines=comments + int(header),
             header=fields if header else None,
             n_columns=len(fields),
+            possible_header=possible_header,
         )
 
     def _head(self) -> tuple[int, str, str | None]:
@@ -145,14 +161,17 @@ class TextPart(Part):
         skipped = 0
         content: list[str] = []
         with self._open() as file:
-            for number, line in enumerate(file):
-                text = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
-                if not content and (text.startswith(COMMENT) or not text.strip()):
-                    skipped += 1
-                elif text.strip():
-                    content.append(text.decode("utf-8", errors="replace").rstrip("\r\n"))
-                if len(content) == 2:
-                    break
+            if file.read(2) in _UTF16_MARKS:
+                raise DataError(f"{self.name}: must be UTF-8 (it begins with the byte order mark of UTF-16)")
+        for number, line in self._lines():
+            if b"\0" in line:
+                raise DataError(f"{self.name}: row {number}: must be UTF-8 text (it holds NUL bytes)")
+            if not content and (line.startswith(COMMENT) or not line.strip()):
+                skipped += 1
+            elif line.strip():
+                content.append(line.decode("utf-8", errors="replace"))
+            if len(content) == 2:
+                break
         if not content:
             raise DataError(f"{self.name}: empty (no rows)")
         return skipped, content[0], content[1] if len(content) > 1 else None
@@ -176,9 +195,9 @@ class _CheckedGzip(gzip.GzipFile):
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise self._damaged(error) from error
 
-    def readline(self, size: int | None = -1) -> bytes:
+    def read1(self, size: int = -1) -> bytes:
         try:
-            return super().readline(size)
+            return super().read1(size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise self._damaged(error) from error
 

@@ -1,8 +1,8 @@
 """Speed of the kernel on one core against bare memory gathers, and of two threads against one.
 
 A move is one edge handed mass; its time is that of whole blocks, ranking and table included. The bare loop
-does the memory accesses of a move and nothing else: for nodes as walkers meet them (targets of random edges) it
-reads the bounds of the row, draws an edge and fetches its target, from the same memory-mapped arrays.
+does the memory accesses of a move and nothing else: for nodes as walkers meet them (targets of random edges)
+it reads the bounds of the row, draws an edge and fetches its target, from the same memory-mapped arrays.
 """
 
 from __future__ import annotations

@@ -190,6 +190,27 @@ def test_results_go_to_stdout_and_logs_to_stderr(fairpath, tmp_path):
     assert Graph.open(tmp_path / "g").checksum == result.json["checksum"]
 
 
+@pytest.mark.parametrize(
+    ("args", "header", "nodes", "warned"),
+    [
+        ([], False, 4, True),
+        (["--no-header"], False, 4, False),
+        (["--header", "--src", 0, "--dst", 1], True, 2, False),
+        (["--src", 0, "--dst", 1], False, 4, True),
+        (["--src", "customer", "--dst", "product", "--delimiter", ","], True, 2, False),
+    ],
+)
+def test_an_unknown_header_is_reported(fairpath, tmp_path, args, header, nodes, warned):
+    table = tmp_path / "orders.csv"
+    table.write_text("customer,product\nalice,book\n")
+    result = fairpath("build-graph", table, "--out", tmp_path / "g", *args)
+    assert result.code == 0
+    assert result.json["inputs"] == [{"table": str(table), "header": header}]
+    assert result.json["nodes"] == nodes
+    message = f"no header found in {table}; its first row 'customer,product' is data"
+    assert (message in result.err) == warned
+
+
 def test_fingerprints_are_near_the_exact_solution(stores):
     graph = Graph.open(stores / "g")
     store = FingerprintStore.open(stores / "f", graph=graph)
@@ -273,6 +294,20 @@ def test_recommendations_as_parquet_hold_the_same(fairpath, stores, tmp_path):
     assert other.code == 2
     assert "exists" in other.err
     assert files_below(out.parent) == {"top.parquet"}
+
+
+def test_users_with_few_recommendations_are_counted(fairpath, stores, tmp_path):
+    one = fairpath("recommend", stores / "g", stores / "f", "-k", 2)
+    sizes = [len(user["items"]) for user in one.json["recommendations"]]
+    assert sizes == [2, 2, 2, 2]
+    assert one.json["users_with_fewer_than_k"] == 0
+    assert one.err == ""
+    for out in ([], ["--out", tmp_path / "top.parquet"], ["--out", tmp_path / "top.parquet"]):
+        result = fairpath("recommend", stores / "g", stores / "f", "-k", 3, *out)
+        assert result.code == 0
+        assert result.json["users_with_fewer_than_k"] == 3
+        assert "--top-k" in result.err
+        assert "--exclude-neighbors" in result.err
 
 
 def test_evaluation_beside_the_popularity_baseline(fairpath, stores, tmp_path):

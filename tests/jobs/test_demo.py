@@ -187,6 +187,37 @@ def test_other_data_do_not_overwrite(demo_run: tuple[Path, dict, str]) -> None:
         run(out, seed=1)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_own_data_do_not_overwrite_either(demo_run: tuple[Path, dict, str], tmp_path: Path) -> None:
+    out, _, _ = demo_run
+    before = contents(out)
+    pq.write_table(make_market(1, SIZES).interactions, tmp_path / "own.parquet")
+    with pytest.raises(OutputExistsError, match=r"train\.parquet: exists with other data"):
+        run(out, interactions=tmp_path / "own.parquet")
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("there", ["train.parquet", "test.parquet", "graph"])
+def test_files_that_are_no_demo_are_left_alone(tmp_path: Path, there: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / there).write_text("something else")
+    pq.write_table(make_market(0, SIZES).interactions, tmp_path / "own.parquet")
+    with pytest.raises(OutputExistsError, match=f"{there}: exists with other data"):
+        run(out, interactions=tmp_path / "own.parquet")
+    assert contents(out) == {there: b"something else"}
+
+
+def test_a_generated_market_does_not_mix_with_own_data(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_text("something else")
+    with pytest.raises(OutputExistsError, match=r"train\.parquet: exists with other data"):
+        run(tmp_path)
+    assert contents(tmp_path) == {"train.parquet": b"something else"}
+
+
 @pytest.mark.parametrize("times", [True, False])
 def test_own_interactions(tmp_path: Path, times: bool) -> None:
     table = make_market(0, SIZES).interactions

@@ -29,6 +29,13 @@ def test_a_word_is_no_key_of_a_graph_of_numbers():
         ids_of(NUMBERS, ["10", "x"], None)
 
 
+@pytest.mark.parametrize("text", ["1_0", "+10", "010", "10.0", " 10", "\u0661\u0660"])
+def test_only_plain_decimals_are_integer_keys(text):
+    with pytest.raises(ConfigurationError, match="'key' must be an integer in this graph"):
+        ids_of(NUMBERS, [text], None)
+    assert ids_of(graph_of([-10, 0]), ["0", "-10"], None).tolist() == [1, 0]
+
+
 def test_unknown_keys_are_named():
     with pytest.raises(UnknownNodeError, match="40"):
         ids_of(NUMBERS, ["10", "40"], None)
@@ -87,4 +94,13 @@ def test_wrong_weights_name_the_row(tmp_path, weight):
     with pytest.raises(
         DataError, match=rf"edges.csv: row 2: 'weight' must be positive and finite \(got '{weight}'\)"
     ):
+        read_edges(path)
+
+
+def test_a_file_of_edges_may_have_a_header(tmp_path):
+    path = tmp_path / "edges.csv"
+    path.write_text("key,weight\ntent,2\nlamp\n")
+    assert read_edges(path) == [("tent", 2.0), ("lamp", 1.0)]
+    path.write_text("key,weight\n")
+    with pytest.raises(DataError, match="header only"):
         read_edges(path)

@@ -49,6 +49,11 @@ def refuse(tmp_path: Path, data: Any, error: type[Exception], message: str, **op
         ("src,dst,weight\n1,2,0\n1,3,1\n", r"row 2: 'weight' must be positive and finite \(got '0'\)"),
         ("src,dst,weight\n1,2,1\n1,3,abc\n", r"row 3: 'weight' must be positive and finite \(got 'abc'\)"),
         ("src,dst,weight\n1,2,1\n1,3,\n", r"row 3: 'weight' must be positive and finite \(got ''\)"),
+        ("src,dst,weight\r1,2,1\r1,3,abc\r", r"row 3: 'weight' must be positive"),
+        ("1,2\r3,4\r5\r", r"row 3: must have 2 fields \(got 1: '5'\)"),
+        ("user,item,user\n1,2,3\n", r"edges.csv: column names must be distinct \(got 'user' twice\)"),
+        ("1,2\n".encode("utf-16"), "edges.csv: must be UTF-8 .*byte order mark of UTF-16"),
+        ("1,2\n".encode("utf-16-be"), "edges.csv: row 1: must be UTF-8 text .*NUL"),
         ("who,what\n1,2\n", r"header with unknown names \(who, what\)"),
         ("1\n2\n", "must have at least 2 columns"),
         ("src,to\n1,2\n", "no columns with usual names .* name two of src, to"),
@@ -232,3 +237,9 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("ppr.sorting.NpyWriter.append", full)
     refuse(tmp_path, pa.table({"src": [1], "dst": [2]}), ResourceError, "no space left on the disk")
+
+
+def test_parquet_columns_of_the_same_name(tmp_path: Path) -> None:
+    table = pa.table([pa.array([1]), pa.array([2]), pa.array([3])], names=["user", "item", "user"])
+    pq.write_table(table, tmp_path / "e.parquet")
+    refuse(tmp_path, tmp_path / "e.parquet", DataError, r"e.parquet: .* distinct \(got 'user' twice\)")

@@ -34,7 +34,7 @@ def edges_of(graph: Graph) -> set[tuple[Any, ...]]:
 
 def build_text(tmp_path: Path, text: str, **options: Any) -> Graph:
     path = tmp_path / "edges.txt"
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text.encode())
     return build_graph(EdgeInput(path, **options), tmp_path / "graph")
 
 
@@ -46,6 +46,8 @@ def build_text(tmp_path: Path, text: str, **options: Any) -> Graph:
         "1;2\n3;4",
         "# comment\n#\n1|2\n\n3|4\n",
         "\ufeff1\t2\n3\t4\n",
+        "1,2\r3,4\r",
+        "# note\rsrc,dst\r1,2\r\n3,4\n",
         "src,dst\n1,2\n3,4\n",
         "# note\nSource\tTarget\n1\t2\n3\t4\n",
         "when,dst,src\nx,2,1\ny,4,3\n",
@@ -120,6 +122,20 @@ def test_node_lists_may_hold_names_with_blanks(tmp_path: Path, text: str) -> Non
     path.write_text(text)
     graph = build_graph([], tmp_path / "graph", nodes=NodeInput(path, kind="city"))
     assert graph.keys(graph.nodes_of_kind("city")).tolist() == ["New York", "Old York"]
+
+
+@pytest.mark.parametrize("header", ["", "key,kind\n", "Kind,Node\n"])
+def test_node_lists_may_hold_kinds(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "nodes.csv"
+    rows = ["z,node", "q,item"]
+    if header.startswith("Kind"):
+        rows = ["node,z", "item,q"]
+    path.write_text(header + "\n".join(rows))
+    graph = build_graph([], tmp_path / "graph", nodes=NodeInput(path))
+    assert {kind: graph.keys(graph.nodes_of_kind(kind)).tolist() for kind in graph.kinds} == {
+        "item": ["q"],
+        "node": ["z"],
+    }
 
 
 def test_integers_become_decimal_strings_beside_string_keys(tmp_path: Path) -> None:

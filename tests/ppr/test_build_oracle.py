@@ -18,6 +18,7 @@ from ppr import readers
 from ppr.build import build_graph
 from ppr.graph import Graph
 from ppr.inputs import EdgeInput, NodeInput
+from ppr.keys import KeyTranslator
 from tests.oracles.naive_graph import NaiveGraph, naive_graph
 
 INTEGERS = st.one_of(st.integers(-3, 8), st.sampled_from([-(2**63), 2**63 - 1, 10**12, 2**31]))
@@ -172,6 +173,7 @@ def test_many_batches_blocks_and_buckets(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(readers.part, "BATCH_ROWS", 700)
     monkeypatch.setattr(readers.text, "BLOCK_BYTES", 5000)
     monkeypatch.setattr("ppr.keys._COMPACT_AT", 50)
+    monkeypatch.setattr("ppr.build._GATHER_BYTES", 0)
     monkeypatch.setattr("ppr.sorting._BATCH_EDGES", 333)
     steps: list[tuple[str, int, int | None]] = []
     graph = build_graph(
@@ -209,3 +211,38 @@ def test_integer_keys_far_apart_and_close(
     rows = [(i * step, (i * 7 % 50) * step, 1.0) for i in range(-20, 50)]
     naive = naive_graph([{"rows": rows, "src_kind": "node", "dst_kind": "node", "directed": True}])
     assert_equal(build_graph(arrow_table(rows), tmp_path / "graph"), naive)
+
+
+@pytest.mark.parametrize("as_strings", [False, True])
+def test_keys_are_hashed_a_few_times_only(
+    tmp_path: Path, as_strings: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small batches of keys without a table are gathered: the work is linear in the number of rows."""
+    src, dst = np.random.default_rng(8).integers(0, 1 << 62, size=(2, 40_000))
+    table = pa.table(
+        {"src": src.astype(str), "dst": dst.astype(str)} if as_strings else {"src": src, "dst": dst}
+    )
+    whole = build_graph(table.combine_chunks(), tmp_path / "whole")
+    calls: list[int] = []
+    translate = KeyTranslator.translate
+
+    def counted(self: KeyTranslator, keys: pa.Array) -> Any:
+        calls.append(len(keys))
+        return translate(self, keys)
+
+    monkeypatch.setattr(KeyTranslator, "translate", counted)
+    monkeypatch.setattr("ppr.build._GATHER_BYTES", 0)
+    small = pa.Table.from_batches(table.to_batches(max_chunksize=100))
+    assert build_graph(small, tmp_path / "small").checksum == whole.checksum
+    assert sum(calls) == 2 * len(src)
+    assert len(calls) <= 8
+
+
+def test_weights_of_some_batches_only(tmp_path: Path) -> None:
+    """Rows without a weight count 1 also where they share a batch with weighted rows."""
+    (tmp_path / "part-0.csv").write_text("src,dst,weight\n1,2,2.5\n2,1,4\n")
+    (tmp_path / "part-1.csv").write_text("src,dst\n1,3\n1,2\n")
+    rows = [(1, 2, 2.5), (2, 1, 4.0), (1, 3, 1.0), (1, 2, 1.0)]
+    naive = naive_graph([{"rows": rows, "src_kind": "node", "dst_kind": "node", "directed": True}])
+    paths = [tmp_path / f"part-{i}.csv" for i in range(2)]
+    assert_equal(build_graph([EdgeInput(path) for path in paths], tmp_path / "graph"), naive)

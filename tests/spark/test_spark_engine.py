@@ -223,7 +223,8 @@ def test_output_that_cannot_be_written_says_so(
 def test_defect_in_a_worker_is_not_dressed_up(
     spark: SparkSession, graph_path: Path, tmp_path: Path, expected: FingerprintStore
 ) -> None:
-    broken = BlockTask(str(graph_path), expected.graph_checksum, None, PARAMS, (None,))  # type: ignore[arg-type]
+    block = np.zeros(1, np.int32)
+    broken = BlockTask(str(graph_path), expected.graph_checksum, None, None, (block,))  # type: ignore[arg-type]
     with pytest.raises(PySparkException, match="Traceback"):
         _run_wave(spark, broken, tmp_path / "wave")
 
