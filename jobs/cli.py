@@ -21,8 +21,10 @@ import typer
 
 from jobs import options as opt
 from jobs.errors import ConfigurationError, exit_code
-from jobs.logs import configure_logs, log_failure
-from jobs.settings import Settings, load_settings
+from jobs.logs import configure_logs, log_failure, log_interrupt
+from jobs.settings import Settings, load_settings, redact
+
+_DEMO_SECTIONS = ("demo", "graph", "spark", "log")
 
 app = typer.Typer(
     help="Who and what is near to whom: personalised PageRank fingerprints of every node of a graph.",
@@ -94,6 +96,10 @@ def fingerprints(
     log_format: opt.LogFormat = None,
 ) -> None:
     """Compute the fingerprints of all nodes; resumes where a stopped run left off."""
+    if master is not None:
+        if engine == "local":
+            raise ConfigurationError("'--master' goes with the Spark engine (got --engine local)")
+        engine = "spark"
     given = {
         "fingerprints.engine": engine,
         "fingerprints.threads": threads,
@@ -112,7 +118,12 @@ def fingerprints(
     settings = _settings(given, config, assign, dry_run, **arguments)
     from jobs.fingerprints import run
 
-    _print(run(graph, out, settings, sources_file=sources, source_kind=source_kind))
+    try:
+        result = run(graph, out, settings, sources_file=sources, source_kind=source_kind)
+    except KeyboardInterrupt:
+        log_interrupt()
+        raise typer.Exit(130) from None
+    _print(result)
 
 
 @app.command()
@@ -241,6 +252,9 @@ def evaluate(
 def demo(
     out: opt.DemoOut = Path("demo"),
     interactions: opt.Interactions = None,
+    src: opt.Src = None,
+    dst: opt.Dst = None,
+    weight: opt.Weight = None,
     engine: opt.Engine = None,
     master: opt.Master = None,
     users: opt.DemoUsers = None,
@@ -255,7 +269,17 @@ def demo(
     log_format: opt.LogFormat = None,
 ) -> None:
     """Run everything on example data: graph, Spark job, recommendations, report.html."""
+    for text in assign or ():
+        name = text.partition("=")[0]
+        if name.partition(".")[0] not in _DEMO_SECTIONS:
+            raise ConfigurationError(
+                f"--set {name}: a demo has its own fixed parameters; "
+                f"it takes settings of {', '.join(_DEMO_SECTIONS)}"
+            )
     given = {
+        "graph.src": src,
+        "graph.dst": dst,
+        "graph.weight": weight,
         "demo.engine": engine,
         "demo.users": users,
         "demo.items": items,
@@ -265,7 +289,7 @@ def demo(
         "log.level": log_level,
         "log.format": log_format,
     }
-    settings = _settings(given, config, assign, dry_run, out=out, interactions=interactions)
+    settings = _settings(given, config, assign, dry_run, _DEMO_SECTIONS, out=out, interactions=interactions)
     from jobs.demo import run_demo
     from jobs.demo_data import MarketSizes
 
@@ -273,8 +297,11 @@ def demo(
     result = run_demo(
         out=out,
         interactions=interactions,
+        columns={
+            name: getattr(settings.graph, name) for name in ("src", "dst", "weight", "delimiter", "header")
+        },
         engine=chosen.engine,
-        master=settings.spark.master,
+        spark={name: getattr(settings.spark, name) for name in ("master", "remote", "conf")},
         seed=chosen.seed,
         sizes=MarketSizes(n_users=chosen.users, n_items=chosen.items, n_interactions=chosen.interactions),
         echo=partial(typer.echo, err=as_json),
@@ -301,7 +328,7 @@ def validate(
 def export(
     graph: opt.GraphPath,
     fingerprints: opt.FingerprintsPath,
-    out: opt.OutPath,
+    out: opt.ExportOut,
     log_level: opt.LogLevel = None,
     log_format: opt.LogFormat = None,
 ) -> None:
@@ -338,12 +365,19 @@ def _settings(
     config: list[Path] | None = None,
     assign: list[str] | None = None,
     dry_run: bool = False,
+    sections: Sequence[str] | None = None,
+    /,
     **arguments: Any,
 ) -> Settings:
-    """Resolve the settings and configure the logs; a dry run prints what was resolved and ends here."""
+    """Resolve the settings and configure the logs; a dry run prints those of the sections and ends here."""
     resolved = load_settings(given, assignments=assign or (), files=config or ())
     if dry_run:
-        _print({"arguments": arguments, "settings": resolved.describe()})
+        shown = {
+            name: values
+            for name, values in resolved.describe().items()
+            if sections is None or name in sections
+        }
+        _print({"arguments": redact(arguments), "settings": shown})
         raise typer.Exit()
     configure_logs(resolved.settings.log.level, resolved.settings.log.format)
     return resolved.settings
@@ -360,7 +394,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         code = exit_code(error)
         if code == 1:
-            traceback.print_exc()
+            sys.stderr.write(redact(traceback.format_exc()))
         log_failure(error, code)
         sys.exit(code)
 

@@ -73,8 +73,9 @@ def run_demo(
     *,
     out: Path,
     interactions: Path | None = None,
+    columns: Mapping[str, Any] | None = None,
     engine: str = "spark",
-    master: str | None = None,
+    spark: Mapping[str, Any] | None = None,
     seed: int = 0,
     sizes: MarketSizes | None = None,
     echo: Echo = print,
@@ -87,10 +88,12 @@ def run_demo(
         Folder for data, stores and ``report.html``.
     interactions
         A person's own file, in any format that ``build-graph`` takes; None generates the example market.
+    columns
+        How to read that file, as for :func:`jobs.interactions.read_interactions`.
     engine
         ``spark`` or ``local``.
-    master
-        Spark master, or None for all cores of this machine.
+    spark
+        Session to use: ``master``, ``remote``, ``conf`` of :func:`jobs.spark_session.spark_session`.
     seed
         Seed of the market, the split and the draws.
     sizes
@@ -116,13 +119,13 @@ def run_demo(
     """
     if engine not in ("spark", "local"):
         raise ParameterError(f"'engine' must be spark or local (got {engine!r})")
-    data = _load(out, interactions, seed, sizes or MarketSizes())
+    data = _load(out, interactions, columns, seed, sizes or MarketSizes())
     echo(f"data          {data.origin}")
     graph = _build(out, data)
     kinds = ", ".join(f"{len(graph.nodes_of_kind(kind)):,} {kind}s" for kind in graph.kinds)
     echo(f"graph         {kinds}, {graph.n_edges:,} edges")
     test = TestPart.from_table(graph, data.test)
-    (complete, short), how = _fingerprints(graph, out, engine, master, seed, echo)
+    (complete, short), how = _fingerprints(graph, out, engine, spark or {}, seed, echo)
     best = recommend(graph, short, test.users, K, popularity_discount=POPULARITY_DISCOUNT)
     quality = _quality(graph, complete, best, data, test)
     _echo_quality(quality, len(test.users), data.split, echo)
@@ -147,7 +150,9 @@ def run_demo(
     }
 
 
-def _load(out: Path, interactions: Path | None, seed: int, sizes: MarketSizes) -> Data:
+def _load(
+    out: Path, interactions: Path | None, columns: Mapping[str, Any] | None, seed: int, sizes: MarketSizes
+) -> Data:
     """Generate or read the interactions, and split them."""
     if interactions is None:
         if (out / TRAIN).exists() and not (out / "market").exists():
@@ -157,7 +162,7 @@ def _load(out: Path, interactions: Path | None, seed: int, sizes: MarketSizes) -
         origin = f"a generated market with {table.num_rows:,} interactions of invented users (seed {seed})"
         groups = dict(zip(*(market.items[name].to_pylist() for name in ("item", "category")), strict=True))
     else:
-        table, truth, groups = read_interactions(interactions), None, {}
+        table, truth, groups = read_interactions(interactions, columns), None, {}
         origin = f"{table.num_rows:,} interactions from {interactions.name}"
     if "timestamp" in table.column_names:
         split = "the last fifth of the time"
@@ -206,14 +211,14 @@ def _other_data(path: Path) -> OutputExistsError:
 
 
 def _fingerprints(
-    graph: Graph, out: Path, engine: str, master: str | None, seed: int, echo: Echo
+    graph: Graph, out: Path, engine: str, spark: Mapping[str, Any], seed: int, echo: Echo
 ) -> tuple[tuple[FingerprintStore, FingerprintStore], str]:
     """Complete rows of all nodes and three-hop rows of the users, and how the complete ones came about."""
     wanted = (("fingerprints", COMPLETE, None), ("three-hop", SHORT, graph.nodes_of_kind("user")))
     if all((out / name).exists() for name, _, _ in wanted):
         engine = "local"  # only checks that they are the same: no reason to start Spark
     stores, notes = [], []
-    with _engine(engine, graph, master) as compute:
+    with _engine(engine, graph, spark) as compute:
         for name, params, sources in wanted:
             kept, started = (out / name).exists(), time.monotonic()
             store = compute(out / name, replace(params, seed=seed), sources)
@@ -225,7 +230,7 @@ def _fingerprints(
 
 
 @contextmanager
-def _engine(name: str, graph: Graph, master: str | None) -> Iterator[Compute]:
+def _engine(name: str, graph: Graph, spark: Mapping[str, Any]) -> Iterator[Compute]:
     """Give a function that computes a store on the engine asked for."""
     with show_progress() as update:
 
@@ -241,7 +246,7 @@ def _engine(name: str, graph: Graph, master: str | None) -> Iterator[Compute]:
             return
         from jobs.spark_session import session_for_a_job
 
-        with session_for_a_job(master=master, app_name="fairpath-demo") as session:
+        with session_for_a_job(app_name="fairpath-demo", **spark) as session:
             from ppr.spark import compute_fingerprints_spark
 
             yield lambda out, params, sources: compute_fingerprints_spark(

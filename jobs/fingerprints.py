@@ -12,11 +12,13 @@ import numpy.typing as npt
 import structlog
 
 from jobs.keys import read_ids
+from jobs.logs import plain_interrupts
 from jobs.progress import show_progress
 from jobs.settings import Settings
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
 from ppr.local_copy import local_store
+from ppr.manifest import MANIFEST
 
 Progress = Callable[[int, int], None]
 
@@ -52,6 +54,7 @@ def run(
         graph.kind_id(kind)  # an unknown kind is refused before an engine starts
     sources = _sources(graph, sources_file, source_kind)
     structlog.get_logger().info("fingerprints", graph=graph_url, out=str(out), engine=engine)
+    kept = (out / MANIFEST).exists()  # anything else that is there is refused
     with show_progress() as update:
 
         def progress(done: int, total: int) -> None:
@@ -69,6 +72,7 @@ def run(
         "sources": store.n_sources,
         "entries": int(store.indptr[-1]),
         "moves": int(store.moves.sum()),
+        "kept": kept,
         "engine": engine,
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -91,9 +95,12 @@ def _compute_spark(
     from jobs.spark_session import session_for_a_job
 
     chosen = settings.spark
-    with session_for_a_job(
-        master=chosen.master, remote=chosen.remote, app_name=chosen.app_name, conf=chosen.conf
-    ) as session:
+    with (
+        session_for_a_job(
+            master=chosen.master, remote=chosen.remote, app_name=chosen.app_name, conf=chosen.conf
+        ) as session,
+        plain_interrupts(),
+    ):
         from ppr.spark import compute_fingerprints_spark
 
         return compute_fingerprints_spark(

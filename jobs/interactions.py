@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +19,16 @@ TIME_NAMES = ("timestamp", "time", "datetime", "date", "ts")
 _STRINGS = (pa.types.is_string, pa.types.is_large_string)
 
 
-def read_interactions(path: Path) -> pa.Table:
+def read_interactions(path: Path, columns: Mapping[str, Any] | None = None) -> pa.Table:
     """Read a file or folder of interactions, in any format that ``build-graph`` takes.
+
+    Parameters
+    ----------
+    path
+        File or folder.
+    columns
+        How to read it where that is not to be detected: ``src``, ``dst``, ``weight``, ``delimiter`` and
+        ``header`` of :class:`ppr.inputs.EdgeInput`.
 
     Returns
     -------
@@ -33,7 +43,7 @@ def read_interactions(path: Path) -> pa.Table:
     DataError
         A row breaks a rule, or there is none.
     """
-    source = EdgeInput(path, src_kind="user", dst_kind="item", directed=False)
+    source = EdgeInput(path, src_kind="user", dst_kind="item", directed=False, **(columns or {}))
     with tempfile.TemporaryDirectory() as staging:
         edges = open_edges(source, str(path), Path(staging))
         batches = list(edges.batches("string", weights=True))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Literal
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Literal, NoReturn
 
 import structlog
 
@@ -28,7 +30,9 @@ def configure_logs(
     if form == "json":
         renderer: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Tracebacks with the values of variables are long, and may show secrets.
+        plain = structlog.dev.plain_traceback
+        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
@@ -52,8 +56,35 @@ def _hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str,
 
 def log_failure(error: Exception, code: int) -> None:
     """Say on standard error why the program stops, in the form of the other lines."""
-    message = str(error) or type(error).__name__
+    _log_end(redact(str(error)) or type(error).__name__, code, error=type(error).__name__)
+
+
+def log_interrupt() -> None:
+    """Say on standard error that a resumable job was interrupted."""
+    _log_end("interrupted; the same command continues where it stopped", 130)
+
+
+@contextmanager
+def plain_interrupts() -> Iterator[None]:
+    """Let SIGINT do no more than raise :class:`KeyboardInterrupt`, in a job that uses Spark.
+
+    pyspark's own handler calls the JVM from within the call that the signal interrupted, which fails with a
+    long log; stopping the session cancels its jobs too.
+    """
+
+    def interrupt(*_: object) -> NoReturn:
+        logging.getLogger().setLevel(logging.CRITICAL + 1)  # py4j logs the interrupt, through the root
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _log_end(message: str, code: int, **fields: str) -> None:
     if isinstance(structlog.get_config()["processors"][-1], structlog.processors.JSONRenderer):
-        structlog.get_logger().error(message, error=type(error).__name__, exit_code=code)
+        structlog.get_logger().error(message, **fields, exit_code=code)
     else:
         sys.stderr.write(f"fairpath: {message}\n")

@@ -5,7 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
+
+
+def _output(path: Path) -> Path:
+    if not path.name:
+        raise BadParameter("must not be the root of the file system")
+    return path
+
+
+def _parquet(path: Path | None) -> Path | None:
+    if path is not None and path.suffix != ".parquet":
+        raise BadParameter(f"must end in .parquet (got {path.name!r})")
+    return path
+
 
 GraphPath = Annotated[Path, Argument(metavar="GRAPH", help="Graph store.")]
 GraphUrl = Annotated[str, Argument(metavar="GRAPH", help="Graph store: a path, or a URL such as s3://...")]
@@ -13,7 +26,13 @@ FingerprintsPath = Annotated[Path, Argument(metavar="FINGERPRINTS", help="Finger
 StorePath = Annotated[Path, Argument(metavar="STORE", help="Graph or fingerprint store.")]
 StorePaths = Annotated[list[Path], Argument(metavar="FINGERPRINTS...", help="Stores of disjoint sources.")]
 InputPaths = Annotated[list[Path], Argument(metavar="INPUT...", help="CSV, TSV (also .gz), Parquet or npz.")]
-OutPath = Annotated[Path, Option("--out", "-o", help="Where the result is written.")]
+OutPath = Annotated[
+    Path,
+    Option("--out", "-o", resolve_path=True, callback=_output, help="Where the result is written."),
+]
+ExportOut = Annotated[
+    Path, Option("--out", "-o", resolve_path=True, callback=_parquet, help="Parquet file to write.")
+]
 
 Config = Annotated[list[Path] | None, Option(help="TOML overlay file; repeatable, later ones win.")]
 Assign = Annotated[
@@ -66,7 +85,12 @@ Exact = Annotated[bool, Option("--exact", help="Solve exactly, without fingerpri
 
 Users = Annotated[list[str] | None, Option("--user", help="Key of a user; repeatable. Default: all users.")]
 UsersFile = Annotated[Path | None, Option("--users", help="File of user keys, one a line.")]
-ParquetOut = Annotated[Path | None, Option("--out", "-o", help="Parquet file; default: JSON on stdout.")]
+ParquetOut = Annotated[
+    Path | None,
+    Option(
+        "--out", "-o", resolve_path=True, callback=_parquet, help="Parquet file; default: JSON on stdout."
+    ),
+]
 Kinds = Annotated[list[str] | None, Option("--kind", help="Kind recommended; repeatable.")]
 UserKind = Annotated[str | None, Option(help="Kind of the users.")]
 PopularityDiscount = Annotated[float | None, Option(help="Scores are divided by degree to this power.")]

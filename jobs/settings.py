@@ -31,14 +31,15 @@ from pydantic_settings import (
 )
 
 from jobs.errors import ConfigurationError
-from ppr.errors import MissingDataError
 from ppr.params import FingerprintParams
+from ppr.urls import HIDDEN, without_credentials
 
 ENV_PREFIX = "FAIRPATH_"
-HIDDEN = "(hidden)"
 
-_SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|credential|access\.?_?key|api\.?_?key)")
-_SECRET_IN_URL = re.compile(r"(?i)(?<=://)[^/@\s:]*:[^/@\s]+(?=@)|(?<=token=)[^;&\s]+")
+_SPARK_CONF = "spark.conf."
+_SECRET_NAME = re.compile(
+    r"(?i)(password|passwd|secret|token|credential|(access|account|api|private)[._-]?key)"
+)
 
 
 def _none_word(value: object) -> object:
@@ -253,10 +254,8 @@ def load_settings(
 
     Raises
     ------
-    MissingDataError
-        An overlay file is not there.
     ConfigurationError
-        A layer cannot be read, names an unknown setting, or breaks the rule of one.
+        A layer is missing or cannot be read, names an unknown setting, or breaks the rule of one.
     """
     layers = [(str(path), _read_toml(path)) for path in files]
     layers.append(("environment", _read_environment()))
@@ -267,6 +266,7 @@ def load_settings(
     merged: dict[str, Any] = {}
     origins: dict[tuple[str, ...], str] = {}
     for name, layer in layers:
+        layer = _flatten_conf(layer)
         merged = _merge(merged, layer)
         origins.update(dict.fromkeys(_paths(layer), name))
     try:
@@ -279,11 +279,11 @@ def load_settings(
 def redact(value: Any, *, name: str = "") -> Any:
     """Copy of a JSON-able value with secrets hidden: by the name of a key, and credentials within URLs."""
     if isinstance(value, Mapping):
-        return {key: redact(item, name=str(key)) for key, item in value.items()}
+        return {key: redact(item, name=f"{name}.{key}") for key, item in value.items()}
     if _SECRET_NAME.search(name):
         return HIDDEN
     if isinstance(value, str):
-        return _SECRET_IN_URL.sub(HIDDEN, value)
+        return without_credentials(value)
     return [redact(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -291,7 +291,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MissingDataError(f"{path}: no such configuration file") from None
+        raise ConfigurationError(f"{path}: no such configuration file") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -301,8 +301,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _read_environment() -> dict[str, Any]:
     for name in os.environ:
         section, delimiter, _ = name.removeprefix(ENV_PREFIX).partition("__")
-        if name.startswith(ENV_PREFIX) and delimiter and section.lower() not in Settings.model_fields:
-            raise ConfigurationError(f"environment: {name}: {_unknown_section(section.lower())}")
+        if not name.startswith(ENV_PREFIX) or section.lower() in Settings.model_fields:
+            continue
+        if not delimiter:
+            raise ConfigurationError(f"environment: {name}: names must be {ENV_PREFIX}SECTION__KEY")
+        raise ConfigurationError(f"environment: {name}: {_unknown_section(section.lower())}")
     try:
         return EnvSettingsSource(Settings)()
     except SettingsError as error:
@@ -312,6 +315,9 @@ def _read_environment() -> dict[str, Any]:
 
 def _read_assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
+    if equals and key.startswith(_SPARK_CONF):
+        name = key.removeprefix(_SPARK_CONF).strip().strip("\"'")
+        return {"spark": {"conf": {name: _unquote(value.strip())}}}
     for line in (text, f"{key}={json.dumps(value, ensure_ascii=False)}") if equals else ():
         try:
             layer = tomllib.loads(line)
@@ -319,7 +325,36 @@ def _read_assignment(text: str) -> dict[str, Any]:
             continue
         if layer and "\n" not in line:
             return layer
-    raise ConfigurationError(f"--set: must be section.key=value (got {text!r})")
+    got = f"{key}=..." if equals else text  # the value may be a secret
+    raise ConfigurationError(f"--set: must be section.key=value (got {got!r})")
+
+
+def _unquote(text: str) -> str:
+    """A TOML string's content; everything else as it is."""
+    if not text.startswith(('"', "'")):
+        return text
+    try:
+        return str(tomllib.loads(f"value = {text}")["value"])
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _flatten_conf(layer: dict[str, Any]) -> dict[str, Any]:
+    """``layer`` with one dotted name per Spark property: TOML reads ``spark.x = 1`` as nested tables."""
+    spark = layer.get("spark")
+    if not isinstance(spark, dict) or not isinstance(spark.get("conf"), dict):
+        return layer
+    return {**layer, "spark": {**spark, "conf": dict(_properties(spark["conf"]))}}
+
+
+def _properties(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _properties(value, f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            yield f"{prefix}{key}", str(value).lower()
+        else:
+            yield f"{prefix}{key}", str(value) if isinstance(value, int | float) else value
 
 
 def _nest(path: Sequence[str], value: Any) -> dict[str, Any]:

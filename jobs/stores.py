@@ -34,7 +34,7 @@ def validate(path: Path, graph_path: Path | None) -> dict[str, Any]:
 
 
 def export(graph_path: Path, fingerprints: Path, out: Path) -> dict[str, Any]:
-    """Write a fingerprint store as one Parquet file with the original keys."""
+    """Write a fingerprint store as one Parquet file with the original keys; the same again does nothing."""
     graph = Graph.open(graph_path)
     store = FingerprintStore.open(fingerprints, graph=graph)
     export_parquet(store, graph, out)

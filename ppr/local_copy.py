@@ -19,6 +19,7 @@ import fsspec
 from ppr.errors import MissingDataError, ResourceError, StoreError
 from ppr.machine import locked, shared_folder
 from ppr.manifest import MANIFEST, check_files, new_store
+from ppr.urls import without_credentials
 
 
 def is_url(location: str | Path) -> bool:
@@ -72,11 +73,13 @@ def _remote_manifest(url: str) -> tuple[str, list[str]]:
     try:
         names = [str(name) for name in json.loads(raw)["files"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{url}/{MANIFEST}: not a valid manifest ({error!r})") from None
+        shown = without_credentials(url)
+        raise StoreError(f"{shown}/{MANIFEST}: not a valid manifest ({error!r})") from None
     for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise StoreError(f"{url}/{MANIFEST}: file names must stay inside the store (got {name!r})")
+            shown = without_credentials(url)
+            raise StoreError(f"{shown}/{MANIFEST}: file names must stay inside the store (got {name!r})")
     return hashlib.sha256(raw).hexdigest(), [MANIFEST, *names]
 
 
@@ -111,6 +114,6 @@ def _readable(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise MissingDataError(f"{url}: no such store") from None
+        raise MissingDataError(f"{without_credentials(url)}: no such store") from None
     except Exception as error:  # each file system has its own exceptions
-        raise ResourceError(f"{url}: cannot be read ({error})") from error
+        raise ResourceError(without_credentials(f"{url}: cannot be read ({error})")) from error

@@ -24,6 +24,7 @@ from typing import Any
 from ppr.errors import MissingDataError, OutputExistsError, ResourceError, StoreError
 
 MANIFEST = "manifest.json"
+_INPUT_FIELDS = ("files", "inputs", "nodes")
 _CHUNK_BYTES = 1 << 22
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -127,17 +128,30 @@ def finished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     for key, value in identity.items():
         there = manifest.get(key)
         if there != value:
-            raise OutputExistsError(f"{path}: exists with other {key} ({_difference(there, value)})")
+            raise OutputExistsError(f"{path}: {_difference(key, there, value)}")
     return manifest
 
 
-def _difference(there: Any, wanted: Any) -> str:
-    """First difference between two manifest values, for a message."""
+def _difference(key: str, there: Any, wanted: Any) -> str:
+    """First difference between two values of a manifest's field, for a message."""
+    name, there, wanted = _differing_field(key, there, wanted)
+    if key == "parents" or name in _INPUT_FIELDS:
+        return "exists and was built from other input"
+    where = "" if name == key else f"'{name}' "
+    return f"exists with other {key} ({where}there is {there!r}, asked for {wanted!r})"
+
+
+def _differing_field(name: str, there: Any, wanted: Any) -> tuple[str, Any, Any]:
+    """Name and values of the innermost field that differs first."""
+    if name == "files":
+        return name, there, wanted
     if isinstance(there, dict) and isinstance(wanted, dict):
-        for name in sorted(there.keys() | wanted.keys()):
-            if there.get(name) != wanted.get(name):
-                return f"'{name}' there is {there.get(name)!r}, asked for {wanted.get(name)!r}"
-    return f"there {there!r}, asked for {wanted!r}"
+        fields = [(key, there.get(key), wanted.get(key)) for key in sorted(there.keys() | wanted.keys())]
+    elif isinstance(there, list) and isinstance(wanted, list) and len(there) == len(wanted):
+        fields = [(name, one, other) for one, other in zip(there, wanted, strict=True)]
+    else:
+        return name, there, wanted
+    return next(_differing_field(*field) for field in fields if field[1] != field[2])
 
 
 @contextmanager

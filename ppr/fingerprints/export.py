@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ppr.fingerprints.store import FingerprintStore
 from ppr.graph import Graph
 from ppr.manifest import full_disk_is_an_error
 
+_IDENTITY = b"fairpath"
+
 
 def export_parquet(store: FingerprintStore, graph: Graph, path: str | Path) -> None:
     """Write all rows of a store into one Parquet file.
@@ -29,14 +32,19 @@ def export_parquet(store: FingerprintStore, graph: Graph, path: str | Path) -> N
     StoreError
         The store was computed from another graph.
     OutputExistsError
-        ``path`` is there already.
+        ``path`` is there and is not this export; where it is, nothing is done.
     ResourceError
         The disk is full.
     """
     store.check_graph(graph)
     path = Path(path)
+    identity = {"export": {"fingerprints": store.checksum, "graph": graph.checksum}}
     if path.exists():
-        raise OutputExistsError(f"{path}: exists; choose another output or remove it")
+        if _identity_of(path) != identity:
+            raise OutputExistsError(
+                f"{path}: exists and is not this export; choose another output or remove it"
+            )
+        return
     integer_keys = graph.keys(np.zeros(1, dtype=np.int32)).dtype.kind == "i"
     key_type = pa.int64() if integer_keys else pa.string()
     kind_type = pa.dictionary(pa.uint8(), pa.string())
@@ -51,7 +59,8 @@ def export_parquet(store: FingerprintStore, graph: Graph, path: str | Path) -> N
             ("scores", pa.list_(pa.float32())),
             ("mass", pa.float64()),
             ("moves", pa.int64()),
-        ]
+        ],
+        metadata={_IDENTITY: json.dumps(identity)},
     )
     working = path.with_name(f".{path.name}.new-{os.getpid()}")
     with full_disk_is_an_error(path):
@@ -63,6 +72,14 @@ def export_parquet(store: FingerprintStore, graph: Graph, path: str | Path) -> N
             working.replace(path)
         finally:
             working.unlink(missing_ok=True)
+
+
+def _identity_of(path: Path) -> Any:
+    """What a Parquet file says it was exported from; None where it says nothing."""
+    try:
+        return json.loads((pq.read_schema(path).metadata or {}).get(_IDENTITY, b"null"))
+    except (pa.ArrowException, OSError, ValueError):
+        return None
 
 
 def _with_keys(rows: Rows, graph: Graph, schema: pa.Schema) -> pa.Table:

@@ -67,8 +67,8 @@ def check(holds: bool, what: str) -> None:
 
 def run_alone(target: str, measure: Callable[[], Sequence[Figure]]) -> None:
     """Measure, keep the figures as ``build/bench/<target>.json`` with the machine beside them, show them."""
-    figures = measure()
     RESULTS.mkdir(parents=True, exist_ok=True)
+    figures = measure()
     records = [asdict(figure) for figure in figures]
     (RESULTS / f"{target}.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     (RESULTS / f"{target}.machine.txt").write_text(machine() + "\n")

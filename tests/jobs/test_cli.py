@@ -126,6 +126,9 @@ def test_no_command_shows_the_help(fairpath):
         ["build-graph", "x.csv"],
         ["fingerprints", "g", "--out", "f", "--engine", "dask"],
         ["fingerprints", "g", "--out", "f", "--n-walks", "many"],
+        ["fingerprints", "g", "--out", "/"],
+        ["recommend", "g", "f", "--out", "f.csv"],
+        ["export", "g", "f", "--out", "f.csv"],
         ["unknown"],
         ["query", "g", "--unknown"],
     ],
@@ -146,6 +149,11 @@ def test_wrong_usage(fairpath, args):
         (["query", "g", "ann", "-f", "f", "--restart-prob", "0.2"], "'--restart-prob' goes with --exact"),
         (["recommend", "g", "f", "--user", "ann", "--users", "u.txt"], "give either --user or --users"),
         (["evaluate", "g", "f"], "nothing to measure"),
+        (
+            ["fingerprints", "g", "--out", "f", "--engine", "local", "--master", "local[2]"],
+            "'--master' goes with the Spark engine",
+        ),
+        (["query", "g", "ann", "--exact", "--config", "absent.toml"], "no such configuration file"),
     ],
 )
 def test_options_that_exclude_each_other(fairpath, args, message):
@@ -174,6 +182,20 @@ def test_dry_run_prints_the_configuration_and_does_nothing(fairpath, tmp_path, m
     assert got["seed"] == {"value": 3, "from": str(overlay)}
     assert got["restart_prob"] == {"value": 0.15, "from": "default"}
     assert files_below(tmp_path) == {"overlay.toml"}
+
+
+def test_a_master_implies_the_spark_engine(fairpath):
+    result = fairpath("fingerprints", "g", "--out", "f", "--master", "local[2]", "--dry-run")
+    engine = result.json["settings"]["fingerprints"]["engine"]
+    assert engine == {"value": "spark", "from": "command line"}
+
+
+def test_credentials_of_a_graph_are_not_shown(fairpath, tmp_path):
+    args = ("fingerprints", "unheard://me:hush@bucket/g", "--out", tmp_path / "f")
+    result = fairpath(*args)
+    assert result.code == 3
+    assert "unheard://(hidden)@bucket/g: cannot be read" in result.err
+    assert "hush" not in result.err + fairpath(*args, "--dry-run").out
 
 
 # Results
@@ -227,7 +249,7 @@ def test_a_finished_job_does_nothing(fairpath, own):
     again = fairpath("build-graph", own / "interactions.csv", "--out", own / "g")
     assert again.code == 0
     again = fairpath("fingerprints", own / "g", "--out", own / "f", "--n-walks", 20000)
-    assert again.code == 0
+    assert (again.code, again.json["kept"]) == (0, True)
     assert {path: path.stat().st_mtime_ns for path in own.rglob("*")} == before
 
 
@@ -240,6 +262,7 @@ def test_fingerprints_of_chosen_sources(fairpath, own):
     store = FingerprintStore.open(own / "some", graph=graph)
     assert store.sources.tolist() == sorted(graph.ids(["ann", "bob"], "user").tolist())
     assert result.json["parameters"]["target_kinds"] == ["item"]
+    assert not result.json["kept"]
     result = fairpath("fingerprints", own / "g", "--out", own / "users", *args)
     assert result.json["sources"] == 4
 
@@ -360,13 +383,21 @@ def test_demo_passes_on_what_it_is_told(fairpath, tmp_path, monkeypatch):
         "local[2]",
         "--seed",
         5,
+        "--src",
+        "customer",
     )
     result = fairpath(*args)
     assert (result.code, result.out) == (0, "for people\n")
     sizes = told.pop("sizes")
     assert (sizes.n_users, sizes.n_items, sizes.n_interactions) == (100, 300, 900)
-    rest = {"out": tmp_path, "interactions": None, "engine": "spark", "master": "local[2]", "seed": 5}
-    assert told == rest
+    assert told.pop("columns") == dict.fromkeys(("dst", "weight", "delimiter", "header")) | {
+        "src": "customer"
+    }
+    assert told.pop("spark") == {"master": "local[2]", "remote": None, "conf": {}}
+    assert told == {"out": tmp_path, "interactions": None, "engine": "spark", "seed": 5}
+    refused = fairpath(*args, "--set", "fingerprints.n_walks=5")
+    assert refused.code == 2
+    assert "--set fingerprints.n_walks: a demo has its own fixed parameters" in refused.err
     as_json = fairpath(*args, "--json")
     assert as_json.json == {"users": 7}
     assert as_json.err == "for people\n"
@@ -378,9 +409,15 @@ def test_validate_export_and_merge(fairpath, own):
     assert fairpath("export", own / "g", own / "f", "--out", own / "f.parquet").json["rows"] == 8
     exported = pq.read_table(own / "f.parquet", columns=["source_kind", "source_key"]).to_pylist()
     assert {"source_kind": "user", "source_key": "ann"} in exported
+    written = (own / "f.parquet").stat().st_mtime_ns
+    assert fairpath("export", own / "g", own / "f", "--out", own / "f.parquet").code == 0
+    assert (own / "f.parquet").stat().st_mtime_ns == written
     for kind in ("user", "item"):
         args = ("--n-walks", 20000, "--source-kind", kind)
         assert fairpath("fingerprints", own / "g", "--out", own / kind, *args).code == 0
+    other = fairpath("export", own / "g", own / "user", "--out", own / "f.parquet")
+    assert other.code == 2
+    assert "exists and is not this export" in other.err
     merged = fairpath("merge", own / "user", own / "item", "--out", own / "both")
     assert merged.json["checksum"] == FingerprintStore.open(own / "f").checksum
 
@@ -499,7 +536,7 @@ def test_output_that_exists_with_other_parameters(fairpath, own):
     assert FingerprintStore.open(own / "f").checksum == before
     result = fairpath("build-graph", own / "interactions.csv", "--out", own / "g", "--directed")
     assert result.code == 2
-    assert "exists with other parameters" in result.err
+    assert "exists with other parameters ('directed' there is None, asked for True)" in result.err
 
 
 def test_output_that_is_something_else(fairpath, own):
@@ -509,6 +546,21 @@ def test_output_that_is_something_else(fairpath, own):
     assert result.code == 2
     assert "exists and is not a store" in result.err
     assert (own / "notes" / "keep.txt").read_text() == "mine"
+
+
+def test_the_working_folder_as_output(fairpath, own, monkeypatch):
+    (own / "here").mkdir()
+    monkeypatch.chdir(own / "here")
+    result = fairpath("fingerprints", own / "g", "--out", ".", "--n-walks", 21)
+    assert result.code == 2
+    assert f"{own}/here: exists and is not a store" in result.err
+
+
+def test_output_built_from_other_input(fairpath, own):
+    (own / "interactions.csv").write_text(INTERACTIONS + "dan,tent,1\n")
+    result = fairpath("build-graph", own / "interactions.csv", "--out", own / "g")
+    assert result.code == 2
+    assert f"{own}/g: exists and was built from other input\n" in result.err
 
 
 def test_rows_that_cannot_be_composed(fairpath, own):
@@ -572,7 +624,7 @@ def test_no_such_store(fairpath, tmp_path):
 
 @pytest.mark.parametrize("engine", ["local", "spark"])
 def test_a_missing_graph_is_found_before_an_engine_starts(fairpath, tmp_path, engine):
-    args = ("--engine", engine, "--master", "local[1]")
+    args = ("--engine", engine)
     result = fairpath("fingerprints", tmp_path / "absent", "--out", tmp_path / "f", *args)
     assert result.code == 3
     assert "absent: no such store" in result.err
@@ -614,3 +666,13 @@ def test_an_interrupt_ends_with_130(fairpath, stores, monkeypatch):
 
     monkeypatch.setattr("jobs.query.run", interrupted)
     assert fairpath("query", stores / "g", "ann", "--exact").code == 130
+
+
+def test_an_interrupted_run_says_that_it_continues(fairpath, stores, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ppr.local.compute_fingerprints", interrupted)
+    result = fairpath("fingerprints", stores / "g", "--out", tmp_path / "f", "--log-level", "error")
+    assert (result.code, result.out) == (130, "")
+    assert result.err == "fairpath: interrupted; the same command continues where it stopped\n"

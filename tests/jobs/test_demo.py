@@ -14,6 +14,7 @@ from jobs import demo
 from jobs.demo_data import MarketSizes, make_market
 from jobs.demo_measure import packet_estimates, walk_estimate
 from jobs.demo_quality import TestPart, planted_quality, ranking_quality
+from jobs.interactions import read_interactions
 from ppr.blocks import compute_block
 from ppr.build import build_graph
 from ppr.errors import DataError, OutputExistsError, ParameterError
@@ -236,3 +237,12 @@ def test_unknown_engine(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="'engine' must be spark or local"):
         run(tmp_path / "out", engine="dask")
     assert not (tmp_path / "out").exists()
+
+
+def test_own_column_names(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    rows = [f"u{i % 30},i{(7 * i + i // 30) % 40},{i}" for i in range(600)]
+    path.write_text("\n".join(["customer,film,timestamp", *rows]) + "\n")
+    table = read_interactions(path, {"src": "customer", "dst": "film"})
+    assert table.column_names == ["user", "item", "timestamp"]
+    assert table.num_rows == 600

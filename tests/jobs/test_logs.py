@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 
 import pytest
 import structlog
 
 from jobs import progress
 from jobs.errors import ConfigurationError
-from jobs.logs import configure_logs, log_failure
+from jobs.logs import configure_logs, log_failure, plain_interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,29 @@ def test_secrets_never_reach_a_line(capsys):
     configure_logs("info", "json")
     structlog.get_logger().info("session", conf={"db.password": "hush"}, url="s3://me:hush@bucket")
     assert "hush" not in capsys.readouterr().err
+
+
+def test_tracebacks_do_not_show_variables(capsys):
+    configure_logs("info", "text")
+    password = "hush"
+    try:
+        assert int(password)
+    except ValueError:
+        logging.getLogger("a.library").exception("failed")
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert "password = " not in err
+
+
+def test_an_interrupt_under_spark_silences_libraries_and_restores_the_handler(capsys):
+    configure_logs("info", "text")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), plain_interrupts():
+        signal.raise_signal(signal.SIGINT)
+    logging.error("interrupted while sending a command")
+    logging.getLogger("py4j.clientserver").error("interrupted")
+    assert capsys.readouterr().err == ""
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_libraries_log_in_the_same_form_from_warnings_on(capsys):

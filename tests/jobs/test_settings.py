@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from jobs.errors import ConfigurationError
 from jobs.settings import HIDDEN, FingerprintSettings, Settings, load_settings, redact
-from ppr.errors import MissingDataError
 from ppr.params import FingerprintParams
 
 
@@ -80,6 +79,9 @@ def test_tables_of_several_files_merge_at_every_depth(tmp_path):
         ('recommend.kinds=["item", "llm"]', "recommend", "kinds", ("item", "llm")),
         ("spark.master=local-cluster[2,1,1024]", "spark", "master", "local-cluster[2,1,1024]"),
         ('spark.conf."spark.ui.enabled"=no', "spark", "conf", {"spark.ui.enabled": "no"}),
+        ("spark.conf.spark.ui.enabled=no", "spark", "conf", {"spark.ui.enabled": "no"}),
+        ('spark.conf.spark.x="a = b"', "spark", "conf", {"spark.x": "a = b"}),
+        ("spark.conf.spark.memory.fraction=0.50", "spark", "conf", {"spark.memory.fraction": "0.50"}),
         ("graph.src=käufer = x", "graph", "src", "käufer = x"),
     ],
 )
@@ -146,6 +148,12 @@ def test_unknown_sections_of_the_environment_are_refused(monkeypatch):
         load_settings()
 
 
+def test_a_variable_without_a_section_is_refused(monkeypatch):
+    monkeypatch.setenv("FAIRPATH_N_WALKS", "3")
+    with pytest.raises(ConfigurationError, match=r"FAIRPATH_N_WALKS: names must be FAIRPATH_SECTION__KEY"):
+        load_settings()
+
+
 def test_unknown_keys_of_the_environment_are_refused(monkeypatch):
     monkeypatch.setenv("FAIRPATH_FINGERPRINTS__WALKS", "3")
     with pytest.raises(ConfigurationError, match=r"environment: \[fingerprints\] 'walks' is not a setting"):
@@ -165,7 +173,7 @@ def test_an_assignment_that_is_none_is_refused(text):
 
 
 def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(MissingDataError, match=r"absent\.toml: no such configuration file"):
+    with pytest.raises(ConfigurationError, match=r"absent\.toml: no such configuration file"):
         load_settings(files=[tmp_path / "absent.toml"])
 
 
@@ -206,6 +214,36 @@ def test_secrets_are_hidden_everywhere():
     assert described["spark"]["conf"]["value"] == {"spark.hadoop.fs.s3a.secret.key": HIDDEN}
     assert described["spark"]["remote"]["value"] == f"sc://host:15002/;token={HIDDEN};use_ssl=true"
     assert resolved.settings.spark.conf["spark.hadoop.fs.s3a.secret.key"] == "hush"
+
+
+def test_properties_of_several_layers_merge_by_their_whole_names(tmp_path):
+    file = write(tmp_path / "a.toml", "[spark.conf]\nspark.x.y = 1\nspark.x.z = true\n")
+    spark = load_settings(assignments=["spark.conf.spark.x.y=2"], files=[file]).settings.spark
+    assert spark.conf == {"spark.x.y": "2", "spark.x.z": "true"}
+
+
+def test_secrets_stay_out_of_messages(tmp_path):
+    file = write(tmp_path / "a.toml", '[spark.conf]\nspark.hadoop.fs.s3a.secret.key = ["hush"]\n')
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(files=[file], assignments=["spark.conf.spark.x=1"])
+    assert "spark.hadoop.fs.s3a.secret.key" in str(caught.value)
+    assert "hush" not in str(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(assignments=["a secret=hush"])
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://AKIA:hush@b/x", f"s3://{HIDDEN}@b/x"),
+        ("s3://AKIA:hu/s@h@b/x: no such store", f"s3://{HIDDEN}@b/x: no such store"),
+        ("https://hush@host/x", f"https://{HIDDEN}@host/x"),
+        ("https://host/x@v2 spark://host:7077", "https://host/x@v2 spark://host:7077"),
+    ],
+)
+def test_credentials_of_urls_are_hidden(text, shown):
+    assert redact(text) == shown
 
 
 def test_redaction_reaches_nested_values_and_keeps_the_rest():

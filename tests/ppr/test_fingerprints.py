@@ -193,7 +193,8 @@ def test_export_carries_keys_and_kinds(tmp_path: Path, string_keys: bool) -> Non
         assert row["scores"] == scores.tolist()
         assert row["keys"] == [keys[node] for node in ids]
         assert row["kinds"] == ["item" if node < 40 else "user" for node in ids]
-    with pytest.raises(OutputExistsError):
-        export_parquet(store, graph, tmp_path / "rows.parquet")
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(OutputExistsError, match="is not this export"):
+        export_parquet(store, graph, tmp_path / "other.parquet")
     with pytest.raises(StoreError, match="another graph"):
         export_parquet(store, GRAPH, tmp_path / "other.parquet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -18,17 +19,17 @@ from ppr.graph import Graph
 from ppr.manifest import new_store
 
 
-def fill(path: Path, text: str) -> None:
+def fill(path: Path, text: str, while_open: Callable[[], None] = lambda: None) -> None:
     with new_store(path) as working:
         (working / "text").write_text(text)
+        while_open()
+        assert (working / "text").read_text() == text
 
 
 def test_builders_have_their_own_folders(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with pytest.raises(OutputExistsError, match="exists already"), new_store(store) as working:
-        (working / "text").write_text("slow")
-        fill(store, "quick")
-        assert (working / "text").read_text() == "slow"
+    with pytest.raises(OutputExistsError, match="exists already"):
+        fill(store, "slow", while_open=lambda: fill(store, "quick"))
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
     assert (store / "text").read_text() == "quick"
 
