@@ -29,15 +29,14 @@ from pyspark.sql.functions import spark_partition_id
 from ppr import errors
 from ppr.blocks import DEFAULT_BLOCK_MOVES, compile_kernels, compute_block, plan_blocks
 from ppr.errors import MissingDataError, ParameterError, PprError, ResourceError, StoreError
-from ppr.fingerprints import FingerprintRun, FingerprintStore
+from ppr.fingerprints import FingerprintRun, FingerprintStore, write_block
 from ppr.graph import Graph
 from ppr.local_copy import is_url, local_store
 from ppr.machine import locked, shared_folder
+from ppr.manifest import full_disk_is_an_error
 from ppr.params import FingerprintParams
 
-ROW_DDL = "source int, ids array<int>, scores array<float>, mass double, moves bigint"
-_BATCH_ROWS = 512  # rows handed to the JVM at a time: its memory does not grow with the block
-_ROW_GROUP_BYTES = 16 << 20  # the Parquet writer holds a row group in memory, per task
+RECEIPT_DDL = "block bigint, rows bigint"
 _BLOCKS_PER_SLOT = 16  # per wave: some seconds of work, so that starting a job and its last tasks cost little
 _WAVES = 8  # at least, where each still gives every slot a block: small jobs show progress too
 _ERROR_MARK = "fairpath-error:"
@@ -110,8 +109,9 @@ def compute_fingerprints_spark(
         report = progress or (lambda done, total: None)
         report(run.n_blocks_done, run.n_blocks)
         for index, wave in run.pending_waves():
-            task = BlockTask(location, graph.checksum, cache_dir, params, tuple(wave))
-            _run_wave(spark, task, run.wave_path(index))
+            folder = str(run.begin_wave(index))
+            _run_wave(spark, BlockTask(location, graph.checksum, cache_dir, params, folder, tuple(wave)))
+            run.complete_wave(index)
             report(run.n_blocks_done, run.n_blocks)
         return run.finish()
 
@@ -121,24 +121,27 @@ def _slots(spark: SparkSession) -> int:
     return spark.range(1 << 16).select(spark_partition_id()).distinct().count()
 
 
-def _run_wave(spark: SparkSession, task: BlockTask, folder: Path) -> None:
+def _run_wave(spark: SparkSession, task: BlockTask) -> None:
     n_blocks = len(task.blocks)
-    rows = spark.range(0, n_blocks, 1, n_blocks).mapInArrow(task, ROW_DDL)
-    writer = rows.write.mode("overwrite").option("parquet.block.size", str(_ROW_GROUP_BYTES))
+    receipts = spark.range(0, n_blocks, 1, n_blocks).mapInArrow(task, RECEIPT_DDL)
     try:
-        writer.parquet(f"file://{folder}")
+        written = {receipt.block: receipt.rows for receipt in receipts.collect()}
     except (PySparkException, Py4JError) as error:
-        _raise_readable(error, folder)
-    if not any(folder.glob("*.parquet")):
+        _raise_readable(error)
+    if written != {number: block.size for number, block in enumerate(task.blocks)} or n_blocks != len(
+        list(Path(task.folder).glob("*.parquet"))
+    ):
         raise ResourceError(
-            f"{folder}: what the workers wrote is not here; the output must lie on storage that they share "
-            "with the driver"
+            f"{task.folder}: what the workers wrote is not here; the output must lie on storage that they "
+            "share with the driver"
         )
 
 
 @dataclass(frozen=True)
 class BlockTask:
-    """Function for ``mapInArrow``: block numbers in, rows out. Pickled by reference to this module.
+    """Function for ``mapInArrow``: block numbers in, receipts out; the rows go straight into Parquet files.
+
+    Pickled by reference to this module.
 
     Parameters
     ----------
@@ -150,6 +153,8 @@ class BlockTask:
         Where to keep a copy of a remote graph.
     params
         Parameters of the rows.
+    folder
+        Folder of the wave, shared with the driver.
     blocks
         int32 sources of each block of the wave.
     """
@@ -158,16 +163,25 @@ class BlockTask:
     checksum: str
     cache_dir: str | None
     params: FingerprintParams
+    folder: str
     blocks: tuple[npt.NDArray[np.int32], ...]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Compute the blocks whose numbers arrive in the column ``id``."""
+        """Compute and write the blocks whose numbers arrive in the column ``id``."""
         try:
             graph = worker_graph(self.graph_url, self.checksum, self.cache_dir)
+            folder = Path(self.folder)
+            if not folder.is_dir():
+                raise ResourceError(
+                    f"{folder}: not there on the worker {socket.gethostname()}; the output must lie on "
+                    "storage that driver and workers share"
+                )
             for batch in batches:
-                for block in batch.column("id").to_pylist():
-                    table = compute_block(graph, self.blocks[block], self.params)
-                    yield from table.to_batches(max_chunksize=_BATCH_ROWS)
+                for number in batch.column("id").to_pylist():
+                    table = compute_block(graph, self.blocks[number], self.params)
+                    with full_disk_is_an_error(folder):
+                        write_block(folder, number, table)
+                    yield pa.RecordBatch.from_pydict({"block": [number], "rows": [table.num_rows]})
         except PprError as error:
             raise RuntimeError(_ERROR_MARK + json.dumps([type(error).__name__, str(error)])) from error
 
@@ -200,7 +214,7 @@ def worker_graph(graph_url: str, checksum: str, cache_dir: str | None) -> Graph:
     return graph
 
 
-def _raise_readable(error: PySparkException | Py4JError, folder: Path) -> NoReturn:
+def _raise_readable(error: PySparkException | Py4JError) -> NoReturn:
     """Raise what a worker or Spark reported, without the traces around it.
 
     A worker's exception that is none of this package's own is a defect, and is raised as it came.
@@ -216,7 +230,7 @@ def _raise_readable(error: PySparkException | Py4JError, folder: Path) -> NoRetu
         ) from None
     if "Traceback (most recent call last)" in text:
         raise error
-    raise ResourceError(f"{folder}: Spark could not write it ({_cause(text)})") from error
+    raise ResourceError(f"Spark failed ({_cause(text)})") from error
 
 
 def _cause(text: str) -> str:

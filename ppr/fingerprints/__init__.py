@@ -5,7 +5,7 @@ from __future__ import annotations
 from ppr.fingerprints.export import export_parquet
 from ppr.fingerprints.merge import merge_stores
 from ppr.fingerprints.rows import Rows
-from ppr.fingerprints.run import FingerprintRun
+from ppr.fingerprints.run import FingerprintRun, write_block
 from ppr.fingerprints.store import FingerprintStore
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "Rows",
     "export_parquet",
     "merge_stores",
+    "write_block",
 ]

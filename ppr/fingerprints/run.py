@@ -1,9 +1,9 @@
 """A resumable fingerprint run: what every engine drives.
 
 A run lives in ``<out>.partial`` until it is finished. Its blocks of sources are grouped into waves; an engine
-writes each wave as Parquet files and a ``_SUCCESS`` marker, so a killed run loses the wave it was in and no
-more. Blocks, and waves, are contiguous in source order, so that the store is built by reading one wave after
-another, a file at a time.
+writes each block as a Parquet file, and completes the wave with a marker, so a killed run loses the waves it
+was in and no more. Blocks, and waves, are contiguous in source order, so that the store is built by reading
+one wave after another, a file at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -153,31 +154,34 @@ class FingerprintRun:
         """Index and blocks of each wave that is not complete; what is left of a killed attempt is removed."""
         for index, blocks in enumerate(self._waves):
             if not self._is_complete(index):
-                shutil.rmtree(self.wave_path(index), ignore_errors=True)
+                shutil.rmtree(self._wave_path(index), ignore_errors=True)
                 yield index, blocks
 
-    def wave_path(self, index: int) -> Path:
-        """Folder into which an engine writes Parquet files, then ``_SUCCESS``, to complete a wave."""
-        return self._partial / "waves" / f"{index:05d}"
+    def begin_wave(self, index: int) -> Path:
+        """Folder of a wave, made, into which an engine writes its blocks (:func:`write_block`)."""
+        folder = self._wave_path(index)
+        with full_disk_is_an_error(self._out):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def complete_wave(self, index: int) -> None:
+        """Say that all blocks of a wave are written."""
+        with full_disk_is_an_error(self._out):
+            (self._wave_path(index) / SUCCESS).touch()
 
     def write_wave(self, index: int, tables: Iterable[pa.Table]) -> None:
-        """Complete a wave from tables of ``FINGERPRINT_SCHEMA``, such as one per block, written one by one.
+        """Write a whole wave from tables of ``FINGERPRINT_SCHEMA``, such as one per block, one by one.
 
         Raises
         ------
         ResourceError
             The disk is full.
         """
-        folder = self.wave_path(index)
-        with full_disk_is_an_error(self._out):
-            folder.mkdir(parents=True, exist_ok=True)
-            for number, table in enumerate(tables):
-                path = folder / f"rows-{number:05d}.parquet"
-                pq.write_table(
-                    table, path, compression="zstd", use_dictionary=False, write_page_checksum=True
-                )
-                sync(path)
-            (folder / SUCCESS).touch()
+        folder = self.begin_wave(index)
+        for number, table in enumerate(tables):
+            with full_disk_is_an_error(self._out):
+                write_block(folder, number, table)
+        self.complete_wave(index)
 
     def finish(self) -> FingerprintStore:
         """Build the store of all waves, publish it in one step, and remove the partial folder.
@@ -212,13 +216,16 @@ class FingerprintRun:
         self.close()
         return FingerprintStore.open(self._out, verify=False)
 
+    def _wave_path(self, index: int) -> Path:
+        return self._partial / "waves" / f"{index:05d}"
+
     def _is_complete(self, index: int) -> bool:
-        return (self.wave_path(index) / SUCCESS).exists()
+        return (self._wave_path(index) / SUCCESS).exists()
 
     def _rows_of_wave(self, index: int) -> Iterator[Rows]:
         """Rows of a wave in source order, a file at a time, checked."""
         expected = np.concatenate(self._waves[index])
-        files = [(*_bounds(path), path) for path in self.wave_path(index).glob("*.parquet")]
+        files = [(*_bounds(path), path) for path in self._wave_path(index).glob("*.parquet")]
         files.sort()
         paths = [path for first, _, path in files if first >= 0]
         apart = all(one[1] < other[0] for one, other in pairwise(files) if one[0] >= 0)
@@ -244,11 +251,30 @@ class FingerprintRun:
             except StoreError:
                 damaged.append(index)
         for index in damaged:
-            shutil.rmtree(self.wave_path(index), ignore_errors=True)
+            shutil.rmtree(self._wave_path(index), ignore_errors=True)
         which = ", ".join(map(str, damaged))
         raise StoreError(
             f"{self._out}: wave {which} was damaged and is discarded; run again to compute it ({error})"
         ) from error
+
+
+def write_block(folder: Path, number: int, table: pa.Table) -> Path:
+    """Write the rows of a block into its wave's folder in one step: two attempts at it do no harm.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or the folder is not there.
+    """
+    path = folder / f"rows-{number:05d}.parquet"
+    working = folder / f".{number:05d}.{uuid4().hex}"
+    try:
+        pq.write_table(table, working, compression="zstd", use_dictionary=False, write_page_checksum=True)
+        sync(working)
+        working.replace(path)
+    finally:
+        working.unlink(missing_ok=True)
+    return path
 
 
 class _Lock:

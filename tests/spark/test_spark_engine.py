@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.errors import PySparkException
 
@@ -15,7 +17,14 @@ from ppr.fingerprints import FingerprintRun, FingerprintStore
 from ppr.graph import Graph
 from ppr.local import compute_fingerprints
 from ppr.params import FingerprintParams
-from ppr.spark import ROW_DDL, BlockTask, _raise_readable, _run_wave, compute_fingerprints_spark, worker_graph
+from ppr.spark import (
+    RECEIPT_DDL,
+    BlockTask,
+    _raise_readable,
+    _run_wave,
+    compute_fingerprints_spark,
+    worker_graph,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -91,9 +100,10 @@ def test_same_bits_from_any_partitioning(
     blocks = np.array_split(np.arange(graph.n_nodes, dtype=np.int32), 5)
     run = FingerprintRun.begin(graph, tmp_path / "out", PARAMS, lambda: blocks, len(blocks))
     assert run is not None
-    task = BlockTask(str(graph_path), graph.checksum, None, PARAMS, tuple(blocks))
-    rows = spark.range(0, len(blocks), 1, n_partitions).mapInArrow(task, ROW_DDL)
-    rows.write.mode("overwrite").parquet(f"file://{run.wave_path(0)}")
+    task = BlockTask(str(graph_path), graph.checksum, None, PARAMS, str(run.begin_wave(0)), tuple(blocks))
+    receipts = spark.range(0, len(blocks), 1, n_partitions).mapInArrow(task, RECEIPT_DDL).collect()
+    assert sorted(receipt.block for receipt in receipts) == list(range(5))
+    run.complete_wave(0)
     assert_same_bits(run.finish(), expected)
 
 
@@ -196,37 +206,56 @@ def test_wave_blocks_must_be_positive(spark: SparkSession, graph_path: Path, tmp
         compute_fingerprints_spark(spark, graph_path, tmp_path / "out", PARAMS, wave_blocks=0)
 
 
+SOME = (np.arange(2, dtype=np.int32),)
+
+
 def test_worker_without_the_graph_says_so(spark: SparkSession, tmp_path: Path) -> None:
-    task = BlockTask(str(tmp_path / "gone"), "0" * 64, None, PARAMS, (np.arange(2, dtype=np.int32),))
+    task = BlockTask(str(tmp_path / "gone"), "0" * 64, None, PARAMS, str(tmp_path), SOME)
     with pytest.raises(ResourceError, match=r"gone: no such store on the worker .*; put the graph on"):
-        _run_wave(spark, task, tmp_path / "wave")
+        _run_wave(spark, task)
 
 
 def test_worker_with_another_graph_says_so(spark: SparkSession, graph_path: Path, tmp_path: Path) -> None:
-    task = BlockTask(str(graph_path), "0" * 64, None, PARAMS, (np.arange(2, dtype=np.int32),))
+    task = BlockTask(str(graph_path), "0" * 64, None, PARAMS, str(tmp_path), SOME)
     with pytest.raises(StoreError, match="checksum on the worker"):
-        _run_wave(spark, task, tmp_path / "wave")
+        _run_wave(spark, task)
 
 
-def test_output_that_cannot_be_written_says_so(
+def test_output_that_is_not_shared_says_so(
     spark: SparkSession, graph_path: Path, tmp_path: Path, expected: FingerprintStore
 ) -> None:
-    blocker = tmp_path / "file"
-    blocker.touch()
-    task = BlockTask(str(graph_path), expected.graph_checksum, None, PARAMS, (np.arange(2, dtype=np.int32),))
-    with pytest.raises(
-        ResourceError, match=r"wave: Spark could not write it \(Parent path is not a directory"
-    ):
-        _run_wave(spark, task, blocker / "wave")
+    wave = str(tmp_path / "wave")
+    task = BlockTask(str(graph_path), expected.graph_checksum, None, PARAMS, wave, SOME)
+    with pytest.raises(ResourceError, match=r"wave: not there on the worker .*; the output must lie"):
+        _run_wave(spark, task)
+
+
+def test_full_disk_of_a_worker_is_told(
+    graph_path: Path, tmp_path: Path, expected: FingerprintStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ppr.spark.write_block", full)
+    task = BlockTask(str(graph_path), expected.graph_checksum, None, PARAMS, str(tmp_path), SOME)
+    batch = pa.RecordBatch.from_pydict({"id": [0]})
+    with pytest.raises(RuntimeError, match=r"fairpath-error:\[\"ResourceError\", .*no space left"):
+        list(task(iter([batch])))
 
 
 def test_defect_in_a_worker_is_not_dressed_up(
     spark: SparkSession, graph_path: Path, tmp_path: Path, expected: FingerprintStore
 ) -> None:
-    block = np.zeros(1, np.int32)
-    broken = BlockTask(str(graph_path), expected.graph_checksum, None, None, (block,))  # type: ignore[arg-type]
+    broken = BlockTask(
+        str(graph_path),
+        expected.graph_checksum,
+        None,
+        None,  # type: ignore[arg-type]
+        str(tmp_path),
+        SOME,
+    )
     with pytest.raises(PySparkException, match="Traceback"):
-        _run_wave(spark, broken, tmp_path / "wave")
+        _run_wave(spark, broken)
 
 
 TRACE = """An error occurred while calling o83.parquet.
@@ -241,7 +270,7 @@ Caused by: java.io.EOFException
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        (TRACE, ResourceError, r"^out: Spark could not write it \(No space left on device\)$"),
+        (TRACE, ResourceError, r"^Spark failed \(No space left on device\)$"),
         ("Answer from Java side is empty", ResourceError, r"\(Answer from Java side is empty\)$"),
         (
             "Traceback (most recent call last):\nModuleNotFoundError: No module named 'ppr'",
@@ -257,7 +286,7 @@ Caused by: java.io.EOFException
 )
 def test_errors_of_spark_are_told_in_one_line(text: str, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        _raise_readable(PySparkException(text), Path("out"))
+        _raise_readable(PySparkException(text))
 
 
 def test_worker_opens_the_graph_once(graph_path: Path, expected: FingerprintStore) -> None:
