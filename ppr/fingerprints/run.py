@@ -30,7 +30,7 @@ from ppr.fingerprints.rows import Rows
 from ppr.fingerprints.store import FingerprintStore
 from ppr.fingerprints.writer import StoreWriter, sources_identity, store_identity
 from ppr.graph import Graph
-from ppr.manifest import finished, full_disk_is_an_error, publish, sync
+from ppr.manifest import finished, full_disk_is_an_error, publish
 from ppr.params import FingerprintParams
 
 SUCCESS = "_SUCCESS"
@@ -270,8 +270,7 @@ def write_block(folder: Path, number: int, table: pa.Table) -> Path:
     working = folder / f".{number:05d}.{uuid4().hex}"
     try:
         pq.write_table(table, working, compression="zstd", use_dictionary=False, write_page_checksum=True)
-        sync(working)
-        working.replace(path)
+        working.replace(path)  # not flushed: what a power cut damages is noticed, and computed anew
     finally:
         working.unlink(missing_ok=True)
     return path

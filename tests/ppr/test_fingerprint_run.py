@@ -94,7 +94,7 @@ def test_killed_run_resumes_with_its_own_plan(tmp_path: Path) -> None:
         complete(run, waves={1})
         assert (run.n_blocks_done, run.n_blocks) == (2, 6)
         # A killed engine leaves half a wave, a killed finish() half a store.
-        run.begin_wave(0).mkdir()
+        run.begin_wave(0)
         (run.begin_wave(0) / "rows-00000.parquet").write_bytes(b"half")
         (tmp_path / "out.partial" / "store").mkdir()
         (tmp_path / "out.partial" / "store" / "ids.npy").write_bytes(b"half")
@@ -120,7 +120,7 @@ def test_other_parameters_are_refused(tmp_path: Path, finish_first: bool) -> Non
         begin(tmp_path / "out", params=FingerprintParams(top_k=20, seed=1))
     with pytest.raises(OutputExistsError, match="parameters"):
         FingerprintRun.begin(GRAPH, tmp_path / "out", PARAMS, lambda: [np.arange(10)], 1)
-    with pytest.raises(OutputExistsError, match="parents|built from other input"):
+    with pytest.raises(OutputExistsError, match=r"parents|built from other input"):
         FingerprintRun.begin(random_graph(2), tmp_path / "out", PARAMS, lambda: [np.arange(60)], 1)
     assert file_hashes(tmp_path) == before
 
