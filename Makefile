@@ -50,7 +50,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 		|| { echo "Fairpath needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Installing Fairpath and its pinned dependencies into $(VENV) (once, a minute or two)" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
+		hatchling editables setuptools  # pyspark comes as source
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 		--no-build-isolation --editable '.[connect,dev]'
 	@touch $@
