@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -86,6 +87,7 @@ def _wall_times(session: SparkSession, graph: Graph, folder: Path) -> Iterator[F
 
 
 def _timed(engine: Engine, out: str, sources: NDArray[np.int32]) -> tuple[float, FingerprintStore]:
+    os.sync()  # what the run before has left to be written to the disk is not this one's
     started = time.perf_counter()
     store = engine(out, sources)
     return time.perf_counter() - started, store
