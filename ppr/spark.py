@@ -101,7 +101,8 @@ def compute_fingerprints_spark(
     blocks = plan_blocks(graph, sources, params, block_moves=block_moves)
     if wave_blocks is None:
         slots = _slots(spark)
-        wave_blocks = max(slots, min(_BLOCKS_PER_SLOT * slots, math.ceil(len(blocks) / _WAVES)))
+        per_slot = math.ceil(len(blocks) / (_WAVES * slots))  # whole rounds: no slot idles at a wave's end
+        wave_blocks = slots * max(1, min(_BLOCKS_PER_SLOT, per_slot))
     run = FingerprintRun.begin(graph, out, params, lambda: blocks, wave_blocks)
     if run is None:
         return FingerprintStore.open(out, graph=graph, verify=False)
