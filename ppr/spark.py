@@ -8,6 +8,7 @@ have the same bits as any other engine's, so retries and speculative copies of a
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
@@ -207,6 +208,8 @@ def worker_graph(graph_url: str, checksum: str, cache_dir: str | None) -> Graph:
         ) from error
     with locked(shared_folder() / "kernels.lock"):  # the first process compiles, the others load
         compile_kernels()
+    # pyspark collects garbage after every task; modules and kernels, which stay, need not be searched.
+    gc.freeze()
     if graph.checksum != checksum:
         raise StoreError(
             f"{graph_url}: the checksum on the worker {socket.gethostname()} must be {checksum} "
