@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ppr.errors import ParameterError
 from ppr.graph import Graph
-from ppr.kernels.packets import ONE, STOP_BITS, new_scratch
+from ppr.kernels.packets import ONE, STOP_BITS
+from ppr.kernels.slots import new_scratch
 from ppr.kernels.topk import new_rank_space, walk_rows
 from ppr.params import FingerprintParams
 

@@ -18,21 +18,31 @@ Every rule is unbiased, up to single units of 2**-40 and, in the roulette, to 2*
 or partitions changes a bit. Roulette keeps the mass of all walks at 1 on average only: where walks are few, a
 node may come to hold more than 1.
 
-The nodes that a source has reached get compact *slots*, one 32-byte record each, found through an
-open-addressing table that stays in the cache. Nodes are advanced without branches, and edges are first
-located, then fetched together, then added, so that the memory accesses of many packets overlap instead of
-waiting for each other.
+The nodes that a source has reached get compact slots (:mod:`ppr.kernels.slots`). Nodes are advanced without
+branches, and edges are first located, then fetched together, then added; rows and edges are prefetched as soon
+as they are known. So the memory accesses of many packets overlap instead of waiting for each other.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
+from ppr.kernels.prefetch import prefetch
 from ppr.kernels.rng import below_high, below_low, draw, happens, low_half, stream_key
+from ppr.kernels.slots import (
+    ESTIMATE,
+    INCOMING,
+    NODE,
+    ROW,
+    field,
+    hash_node,
+    packed_row,
+    refill_table,
+    row_of,
+)
 
 MASS_BITS = 40
 ONE = 1 << MASS_BITS
@@ -40,115 +50,12 @@ ONE = 1 << MASS_BITS
 STOP_BITS = 20
 """Fraction bits of the restart probability."""
 _STOP_MASK = (1 << STOP_BITS) - 1
-# Fields of a slot's record: mass that has arrived, estimate, row begin << 24 | degree, node.
-INCOMING, ESTIMATE, ROW, NODE, N_FIELDS = 0, 1, 2, 3, 4
-_DEGREE_BITS = 24
-_DEGREE_MASK = (1 << _DEGREE_BITS) - 1  # this degree or more: read it from the graph
-_CACHE_LINE_WORDS = 8
-
-_FREE = np.int64(-1)
-_SLOT_MASK = np.int64(0xFFFFFFFF)
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing
-_FIRST_TABLE_BITS = 10
 _1 = np.uint64(1)
 _2 = np.uint64(2)
 _32 = np.uint64(32)
 
-
-class Scratch(NamedTuple):
-    """Working memory of one thread; pages that are not touched cost nothing.
-
-    ``table`` maps a node to its slot, packed as node << 32 | slot, -1 where free; only a prefix, a power of
-    two, is in use. ``active`` are the slots with mass at this step; of these, ``pushing`` and ``splitting``
-    hand on ``pushed`` and ``split_mass``. The step's edges get the mass ``hand``: they are ``edge`` where
-    unweighted, else the place of the cumulative weight ``offset`` in the row that begins at ``edge`` and is
-    ``span`` long.
-    """
-
-    table: NDArray[np.int64]
-    record: NDArray[np.int64]
-    active: NDArray[np.uint32]
-    pushing: NDArray[np.uint32]
-    pushed: NDArray[np.int64]
-    splitting: NDArray[np.uint32]
-    split_mass: NDArray[np.int64]
-    edge: NDArray[np.uint64]
-    span: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    hand: NDArray[np.int64]
-    target: NDArray[np.int32]
-
-
-def new_scratch(n_slots: int, n_edges: int) -> Scratch:
-    """Scratch for sources that reach ``n_slots`` nodes, and hand mass to ``n_edges`` edges in a step."""
-    table_size = 1 << max(_FIRST_TABLE_BITS, (4 * n_slots - 1).bit_length())
-    # an entry to spare: the kernels write the next one before they know whether to keep it
-    n_slots, n_edges = n_slots + 1, n_edges + 1
-    words = np.zeros(n_slots * N_FIELDS + _CACHE_LINE_WORDS, np.int64)
-    skip = (-words.ctypes.data // words.itemsize) % _CACHE_LINE_WORDS  # no record across two cache lines
-    return Scratch(
-        table=np.full(table_size, _FREE),
-        record=words[skip : skip + n_slots * N_FIELDS],
-        active=np.empty(n_slots, np.uint32),
-        pushing=np.empty(n_slots, np.uint32),
-        pushed=np.empty(n_slots, np.int64),
-        splitting=np.empty(n_slots, np.uint32),
-        split_mass=np.empty(n_slots, np.int64),
-        edge=np.empty(n_edges, np.uint64),
-        span=np.empty(n_edges, np.int64),
-        offset=np.empty(n_edges, np.int64),
-        hand=np.empty(n_edges, np.int64),
-        target=np.empty(n_edges, np.int32),
-    )
-
-
 _kernel: Any = njit(cache=True, error_model="numpy", nogil=True)
 _inline: Any = njit(cache=True, inline="always")
-
-
-@_inline
-def _hash(node, bits):
-    return (np.uint64(node) * _MULTIPLIER) >> np.uint64(64 - bits)
-
-
-@_inline
-def field(slot, name):
-    """Index of a slot's field in ``record`` (unsigned: numba then skips its test for negative indices)."""
-    return (np.uint64(slot) << _2) | np.uint64(name)
-
-
-@_kernel
-def find_slot(s, node, bits):
-    """Slot of ``node``, or -1 where the source has not reached it."""
-    at = _hash(node, bits)
-    while s.table[at] != _FREE:
-        if s.table[at] >> 32 == node:
-            return s.table[at] & _SLOT_MASK
-        at = (at + _1) & np.uint64((1 << bits) - 1)
-    return np.int64(-1)
-
-
-@_kernel
-def _refill_table(s, n_slots, bits):
-    """Put all slots into a table of 2**bits."""
-    table, record = s.table, s.record
-    table[: 1 << bits] = _FREE
-    for slot in range(n_slots):
-        node = record[field(slot, NODE)]
-        at = _hash(node, bits)
-        while table[at] != _FREE:
-            at = (at + _1) & np.uint64((1 << bits) - 1)
-        table[at] = (node << 32) | slot
-
-
-@_inline
-def _row(indptr, node, row):
-    """(begin, degree) of a node's row from its record."""
-    begin = row >> _DEGREE_BITS
-    degree = row & _DEGREE_MASK
-    if degree == _DEGREE_MASK:
-        degree = indptr[node + 1] - begin
-    return begin, degree
 
 
 @_inline
@@ -165,7 +72,7 @@ def _advance(s, graph, key, unit, stop, reach, n_active):
     Nodes with less than a unit play roulette here, without a branch; returns (n_edges, n_pushing,
     n_splitting).
     """
-    indptr, _, cumulative = graph
+    indptr, indices, cumulative = graph
     weighted = cumulative.size > 0
     record, active, edge, span, offset, hand = s.record, s.active, s.edge, s.span, s.offset, s.hand
     pushing, pushed, splitting, split_mass = s.pushing, s.pushed, s.splitting, s.split_mass
@@ -179,7 +86,7 @@ def _advance(s, graph, key, unit, stop, reach, n_active):
         record[field(slot, ESTIMATE)] += stopped
         h = mass - stopped
         node = record[field(slot, NODE)]
-        begin, degree = _row(indptr, node, record[field(slot, ROW)])
+        begin, degree = row_of(indptr, node, record[field(slot, ROW)])
         bits = draw(key, node)
         push = (2 * h >= unit * min(degree, reach)) & (degree <= reach)
         split = (h >= unit) & (not push)
@@ -195,6 +102,7 @@ def _advance(s, graph, key, unit, stop, reach, n_active):
             offset[count] = low_half(bits)
         else:
             edge[count] = np.uint64(begin + below_low(bits, degree))
+            prefetch(indices, edge[count])
         hand[count] = unit
         count += (not push) & (not split) & happens(bits, h, unit)
     if weighted:
@@ -211,13 +119,13 @@ def _push(s, graph, key, n_pushing, count):
     Shares are differences of rounded cumulative shares, so that they sum to the whole; the rounding starts at
     a drawn offset. Returns the number of edges, -1 where there is no space for them.
     """
-    indptr, _, cumulative = graph
+    indptr, indices, cumulative = graph
     weighted = cumulative.size > 0
     record, edge, span, offsets, hand = s.record, s.edge, s.span, s.offset, s.hand
     pushing, pushed = s.pushing, s.pushed
     for i in range(n_pushing):
         node = record[field(pushing[i], NODE)]
-        begin, degree = _row(indptr, node, record[field(pushing[i], ROW)])
+        begin, degree = row_of(indptr, node, record[field(pushing[i], ROW)])
         if count + degree >= edge.size:
             count = np.int64(-1)
             break
@@ -236,6 +144,7 @@ def _push(s, graph, key, n_pushing, count):
                 count += hand[count] > 0
                 before, given = upto, now
         else:
+            prefetch(indices, np.uint64(begin))
             for e in range(begin, begin + degree):
                 carry += rest
                 extra = carry >= degree
@@ -253,13 +162,13 @@ def _split(s, graph, key, unit, n_splitting, count):
     Packet i of k stands at the cumulative weight floor((i * total + u) / k), u uniform in [0, total): each
     unit of weight is met k / total times on average. Returns as :func:`_push` does.
     """
-    indptr, _, cumulative = graph
+    indptr, indices, cumulative = graph
     weighted = cumulative.size > 0
     record, edge, span, offsets, hand = s.record, s.edge, s.span, s.offset, s.hand
     splitting, split_mass = s.splitting, s.split_mass
     for i in range(n_splitting):
         node = record[field(splitting[i], NODE)]
-        begin, degree = _row(indptr, node, record[field(splitting[i], ROW)])
+        begin, degree = row_of(indptr, node, record[field(splitting[i], ROW)])
         total = np.uint64(cumulative[begin + degree - 1]) if weighted else np.uint64(degree)
         mass = np.uint64(split_mass[i])
         k = (_2 * mass + np.uint64(unit)) // (_2 * np.uint64(unit))
@@ -279,6 +188,7 @@ def _split(s, graph, key, unit, n_splitting, count):
                 offsets[count] = offset
             else:
                 edge[count] = np.uint64(begin + offset)
+                prefetch(indices, edge[count])
             carry += rest
             extra = carry >= packets
             carry -= packets if extra else 0
@@ -307,7 +217,7 @@ def _find_edges(s, cumulative, count):
 
 
 @_inline
-def _deliver(s, indices, count, n_slots, bits):
+def _deliver(s, indptr, indices, count, n_slots, bits):
     """Add the mass of the edges to their targets; returns (n_slots, n_active)."""
     table, record, active, edge, hand, target = s.table, s.record, s.active, s.edge, s.hand, s.target
     for i in range(count):
@@ -316,15 +226,18 @@ def _deliver(s, indices, count, n_slots, bits):
     n_active = np.int64(0)
     for i in range(count):
         node = np.int64(target[i])
-        at = _hash(node, bits)
-        entry = table[at]
-        while entry >> 32 != node and entry != _FREE:
+        at = hash_node(node, bits)
+        # The next new slot holds the node already: where the entry is free, the search ends there.
+        record[field(n_slots, NODE)] = node
+        entry = np.int64(table[at])
+        slot = n_slots if entry == 0 else entry - 1
+        while record[field(slot, NODE)] != node:
             at = (at + _1) & wrap
-            entry = table[at]
-        is_new = entry == _FREE
-        slot = n_slots if is_new else entry & _SLOT_MASK
-        table[at] = (node << 32) | slot
-        record[field(n_slots, NODE)] = node if is_new else 0
+            entry = np.int64(table[at])
+            slot = n_slots if entry == 0 else entry - 1
+        table[at] = np.uint32(slot + 1)
+        is_new = slot == n_slots
+        prefetch(indptr, np.uint64(node) if is_new else np.uint64(0))
         n_slots += is_new
         incoming = field(slot, INCOMING)
         before = record[incoming]
@@ -347,7 +260,7 @@ def walk(graph, source, params, s, bits):
     params
         (stop: restart probability in 2**-20, n_walks, seed, max_steps or -1), all int64.
     s
-        Scratch, clear (see :func:`clear`).
+        Scratch, clear (see :func:`ppr.kernels.slots.clear`).
     bits
         Size of the table to start with, as a power of two.
 
@@ -363,7 +276,7 @@ def walk(graph, source, params, s, bits):
     capacity = s.active.size - 1
     unit = ONE // n_walks
     reach = 2 * n_walks  # bounds unit * degree; a mass of 1 is never enough to push to more edges
-    s.table[_hash(source, bits)] = source << 32
+    s.table[hash_node(source, bits)] = np.uint32(1)
     record[NODE] = source
     record[INCOMING] = ONE
     s.active[0] = 0
@@ -373,9 +286,7 @@ def walk(graph, source, params, s, bits):
         # The rows of all nodes reached for the first time, together: their accesses overlap.
         for slot in range(n_known, n_slots):
             node = record[field(slot, NODE)]
-            begin = indptr[node]
-            degree = indptr[node + 1] - begin
-            record[field(slot, ROW)] = (begin << _DEGREE_BITS) | min(degree, _DEGREE_MASK)
+            record[field(slot, ROW)] = packed_row(indptr, node)
         n_known = n_slots
         if n_active >= s.edge.size:
             return np.int64(-1), moves, bits
@@ -393,21 +304,10 @@ def walk(graph, source, params, s, bits):
         if 2 * wanted > 1 << bits:
             while 2 * wanted > 1 << bits:
                 bits += 1
-            _refill_table(s, n_slots, bits)
+            refill_table(s, n_slots, bits)
         if cumulative.size > 0:
             _find_edges(s, cumulative, count)
-        n_slots, n_active = _deliver(s, indices, count, n_slots, bits)
+        n_slots, n_active = _deliver(s, indptr, indices, count, n_slots, bits)
         moves += count
         step += 1
     return n_slots, moves, bits
-
-
-@_kernel
-def clear(s, n_slots, bits):
-    """Forget a source; returns the size of the table to start the next one with, which will be like it."""
-    s.table[: 1 << bits] = _FREE
-    s.record[: N_FIELDS * (n_slots + 1)] = 0
-    bits = np.int64(_FIRST_TABLE_BITS)
-    while 1 << bits < 4 * n_slots and 1 << bits < s.table.size:
-        bits += 1
-    return bits

@@ -8,7 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ppr.kernels.packets import ESTIMATE, NODE, ONE, clear, field, find_slot, walk
+from ppr.kernels.packets import ONE, walk
+from ppr.kernels.slots import ESTIMATE, NODE, clear, field, find_slot
 
 _kernel: Any = njit(cache=True, error_model="numpy", nogil=True)
 _NODE_MASK = np.uint64(0xFFFFFFFF)
