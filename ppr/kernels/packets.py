@@ -19,8 +19,8 @@ or partitions changes a bit. Roulette keeps the mass of all walks at 1 on averag
 node may come to hold more than 1.
 
 The nodes that a source has reached get compact slots (:mod:`ppr.kernels.slots`). Nodes are advanced without
-branches, and edges are first located, then fetched together, then added; rows and edges are prefetched as soon
-as they are known. So the memory accesses of many packets overlap instead of waiting for each other.
+branches, and edges are first located, then fetched together, then added; rows and edges are prefetched as
+soon as they are known. So the memory accesses of many packets overlap instead of waiting for each other.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class Scratch(NamedTuple):
     ``table`` maps a node to its slot plus one, 0 where free, and the slot's record says whether it is the
     node's; only a prefix, a power of two, is in use. ``active`` are the slots with mass at this step; of
     these, ``pushing`` and ``splitting`` hand on ``pushed`` and ``split_mass``. The step's edges get the mass
-    ``hand``: they are ``edge`` where unweighted, else the place of the cumulative weight ``offset`` in the row
-    that begins at ``edge`` and is ``span`` long.
+    ``hand``: they are ``edge`` where unweighted, else the place of the cumulative weight ``offset`` in the
+    row that begins at ``edge`` and is ``span`` long.
     """
 
     table: NDArray[np.uint32]
