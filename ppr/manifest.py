@@ -128,17 +128,17 @@ def finished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     for key, value in identity.items():
         there = manifest.get(key)
         if there != value:
-            raise OutputExistsError(f"{path}: {_difference(key, there, value)}")
+            raise OutputExistsError(f"{path}: exists, made {difference(key, there, value)}")
     return manifest
 
 
-def _difference(key: str, there: Any, wanted: Any) -> str:
-    """First difference between two values of a manifest's field, for a message."""
+def difference(key: str, there: Any, wanted: Any) -> str:
+    """First difference between two values of a manifest's field, to go on with in a message."""
     name, there, wanted = _differing_field(key, there, wanted)
     if key == "parents" or name in _INPUT_FIELDS:
-        return "exists and was built from other input"
+        return "from other input"
     where = "" if name == key else f"'{name}' "
-    return f"exists with other {key} ({where}there is {there!r}, asked for {wanted!r})"
+    return f"with other {key} ({where}there is {there!r}, asked for {wanted!r})"
 
 
 def _differing_field(name: str, there: Any, wanted: Any) -> tuple[str, Any, Any]:

@@ -30,7 +30,7 @@ from ppr.fingerprints.rows import Rows
 from ppr.fingerprints.store import FingerprintStore
 from ppr.fingerprints.writer import StoreWriter, sources_identity, store_identity
 from ppr.graph import Graph
-from ppr.manifest import finished, full_disk_is_an_error, publish
+from ppr.manifest import difference, finished, full_disk_is_an_error, publish
 from ppr.params import FingerprintParams
 
 SUCCESS = "_SUCCESS"
@@ -365,6 +365,7 @@ def _stored_plan(
     for key in identity:
         if stored_identity.get(key) != identity[key]:
             raise OutputExistsError(
-                f"{partial}: holds an unfinished run with other {key}; finish that with its own, or remove it"
+                f"{partial}: holds an unfinished run, made "
+                f"{difference(key, stored_identity.get(key), identity[key])}; finish that, or remove it"
             )
     return stored_plan

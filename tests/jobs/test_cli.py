@@ -532,11 +532,11 @@ def test_output_that_exists_with_other_parameters(fairpath, own):
     before = FingerprintStore.open(own / "f").checksum
     result = fairpath("fingerprints", own / "g", "--out", own / "f", "--n-walks", 21)
     assert result.code == 2
-    assert "exists with other parameters ('n_walks' there is 20000, asked for 21)" in result.err
+    assert "exists, made with other parameters ('n_walks' there is 20000, asked for 21)" in result.err
     assert FingerprintStore.open(own / "f").checksum == before
     result = fairpath("build-graph", own / "interactions.csv", "--out", own / "g", "--directed")
     assert result.code == 2
-    assert "exists with other parameters ('directed' there is None, asked for True)" in result.err
+    assert "exists, made with other parameters ('directed' there is None, asked for True)" in result.err
 
 
 def test_output_that_is_something_else(fairpath, own):
@@ -560,7 +560,7 @@ def test_output_built_from_other_input(fairpath, own):
     (own / "interactions.csv").write_text(INTERACTIONS + "dan,tent,1\n")
     result = fairpath("build-graph", own / "interactions.csv", "--out", own / "g")
     assert result.code == 2
-    assert f"{own}/g: exists and was built from other input\n" in result.err
+    assert f"{own}/g: exists, made from other input\n" in result.err
 
 
 def test_rows_that_cannot_be_composed(fairpath, own):

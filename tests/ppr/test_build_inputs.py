@@ -213,7 +213,7 @@ def test_finished_output_is_not_built_again(tmp_path: Path) -> None:
     assert not stages
     assert (tmp_path / "graph" / "manifest.json").stat().st_mtime_ns == before.st_mtime_ns
     path.write_text("1,3\n")
-    with pytest.raises(OutputExistsError, match="exists and was built from other input"):
+    with pytest.raises(OutputExistsError, match="exists, made from other input"):
         build_graph(path, tmp_path / "graph")
     with pytest.raises(OutputExistsError, match="self_loops"):
         build_graph(tmp_path / "moved.csv", tmp_path / "graph", self_loops="keep")

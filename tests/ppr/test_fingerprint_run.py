@@ -120,7 +120,7 @@ def test_other_parameters_are_refused(tmp_path: Path, finish_first: bool) -> Non
         begin(tmp_path / "out", params=FingerprintParams(top_k=20, seed=1))
     with pytest.raises(OutputExistsError, match="parameters"):
         FingerprintRun.begin(GRAPH, tmp_path / "out", PARAMS, lambda: [np.arange(10)], 1)
-    with pytest.raises(OutputExistsError, match=r"parents|built from other input"):
+    with pytest.raises(OutputExistsError, match=r"from other input"):
         FingerprintRun.begin(random_graph(2), tmp_path / "out", PARAMS, lambda: [np.arange(60)], 1)
     assert file_hashes(tmp_path) == before
 
