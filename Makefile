@@ -39,7 +39,7 @@ kernels:
 	@find ppr tests -name '*.nb[ci]' ! -newer "$$(ls -t ppr/kernels/*.py | head -1)" -delete
 
 clean:  ## Remove build products and caches
-	@rm -rf dist build report.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf dist build report.html fairqueue.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find ppr router jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## Remove .venv as well
@@ -53,5 +53,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 		hatchling editables setuptools  # pyspark comes as source
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
-		--no-build-isolation --editable '.[connect,dev]'
+		--no-build-isolation --editable '.[server,dev]'
 	@touch $@

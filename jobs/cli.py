@@ -8,10 +8,9 @@ imported when they run, so that ``--help`` is quick and a command needs only the
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +19,12 @@ from typing import Any
 import typer
 
 from jobs import options as opt
+from jobs.command import print_result, settings_for
 from jobs.errors import ConfigurationError, exit_code
-from jobs.logs import configure_logs, log_failure, log_interrupt
-from jobs.settings import Settings, load_settings, redact
+from jobs.fairqueue.cli import app as fairqueue
+from jobs.fairqueue.server.cli import spark_server
+from jobs.layers import redact
+from jobs.logs import log_failure, log_interrupt
 
 _DEMO_SECTIONS = ("demo", "graph", "spark", "log")
 
@@ -33,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(fairqueue, name="fairqueue")
 
 
 @app.command("build-graph")
@@ -67,10 +70,10 @@ def build_graph(
         "log.level": log_level,
         "log.format": log_format,
     }
-    settings = _settings(given, config, assign, dry_run, inputs=inputs, out=out, nodes=nodes)
+    settings = settings_for(given, config, assign, dry_run, inputs=inputs, out=out, nodes=nodes)
     from jobs.build_graph import run
 
-    _print(run(inputs, out, settings.graph, nodes=nodes))
+    print_result(run(inputs, out, settings.graph, nodes=nodes))
 
 
 @app.command()
@@ -81,6 +84,7 @@ def fingerprints(
     source_kind: opt.SourceKind = None,
     engine: opt.Engine = None,
     master: opt.Master = None,
+    remote: opt.Remote = None,
     threads: opt.Threads = None,
     n_walks: opt.NWalks = None,
     restart_prob: opt.RestartProb = None,
@@ -96,10 +100,11 @@ def fingerprints(
     log_format: opt.LogFormat = None,
 ) -> None:
     """Compute the fingerprints of all nodes; resumes where a stopped run left off."""
-    if master is not None:
-        if engine == "local":
-            raise ConfigurationError("'--master' goes with the Spark engine (got --engine local)")
-        engine = "spark"
+    for name, url in (("--master", master), ("--remote", remote)):
+        if url is not None:
+            if engine == "local":
+                raise ConfigurationError(f"'{name}' goes with the Spark engine (got --engine local)")
+            engine = "spark"
     given = {
         "fingerprints.engine": engine,
         "fingerprints.threads": threads,
@@ -111,11 +116,12 @@ def fingerprints(
         "fingerprints.target_kinds": target_kinds,
         "fingerprints.exclude_neighbors": exclude_neighbors,
         "spark.master": master,
+        "spark.remote": remote,
         "log.level": log_level,
         "log.format": log_format,
     }
     arguments = {"graph": graph, "out": out, "sources": sources, "source_kind": source_kind}
-    settings = _settings(given, config, assign, dry_run, **arguments)
+    settings = settings_for(given, config, assign, dry_run, **arguments)
     from jobs.fingerprints import run
 
     try:
@@ -123,7 +129,7 @@ def fingerprints(
     except KeyboardInterrupt:
         log_interrupt()
         raise typer.Exit(130) from None
-    _print(result)
+    print_result(result)
 
 
 @app.command()
@@ -167,10 +173,10 @@ def query(
         "edge_kind": edge_kind,
     }
     arguments = {"graph": graph, "fingerprints": fingerprints, "exact": exact}
-    settings = _settings(given, config, assign, dry_run, **arguments, **question)
+    settings = settings_for(given, config, assign, dry_run, **arguments, **question)
     from jobs.query import Question, run
 
-    _print(run(graph, fingerprints, Question(**question), settings))
+    print_result(run(graph, fingerprints, Question(**question), settings))
 
 
 @app.command()
@@ -206,10 +212,10 @@ def recommend(
         "log.format": log_format,
     }
     arguments = {"graph": graph, "fingerprints": fingerprints, "user": user, "users": users, "out": out}
-    settings = _settings(given, config, assign, dry_run, **arguments)
+    settings = settings_for(given, config, assign, dry_run, **arguments)
     from jobs.recommend import run
 
-    _print(run(graph, fingerprints, settings.recommend, keys=user, keys_file=users, out=out))
+    print_result(run(graph, fingerprints, settings.recommend, keys=user, keys_file=users, out=out))
 
 
 @app.command()
@@ -240,12 +246,12 @@ def evaluate(
         "log.level": log_level,
         "log.format": log_format,
     }
-    settings = _settings(given, config, assign, dry_run, graph=graph, fingerprints=fingerprints, test=test)
+    settings = settings_for(given, config, assign, dry_run, graph=graph, fingerprints=fingerprints, test=test)
     if test is None and settings.evaluate.exact_sample == 0:
         raise ConfigurationError("nothing to measure: give --test, --exact-sample, or both")
     from jobs.evaluate import run
 
-    _print(run(graph, fingerprints, settings, test=test))
+    print_result(run(graph, fingerprints, settings, test=test))
 
 
 @app.command()
@@ -289,7 +295,9 @@ def demo(
         "log.level": log_level,
         "log.format": log_format,
     }
-    settings = _settings(given, config, assign, dry_run, _DEMO_SECTIONS, out=out, interactions=interactions)
+    settings = settings_for(
+        given, config, assign, dry_run, _DEMO_SECTIONS, out=out, interactions=interactions
+    )
     from jobs.demo import run_demo
     from jobs.demo_data import MarketSizes
 
@@ -307,7 +315,10 @@ def demo(
         echo=partial(typer.echo, err=as_json),
     )
     if as_json:
-        _print(result)
+        print_result(result)
+
+
+app.command("spark-server")(spark_server)
 
 
 @app.command()
@@ -318,10 +329,10 @@ def validate(
     log_format: opt.LogFormat = None,
 ) -> None:
     """Check every file and every invariant of a store."""
-    _settings({"log.level": log_level, "log.format": log_format})
+    settings_for({"log.level": log_level, "log.format": log_format})
     from jobs.stores import validate as run
 
-    _print(run(store, graph))
+    print_result(run(store, graph))
 
 
 @app.command()
@@ -333,10 +344,10 @@ def export(
     log_format: opt.LogFormat = None,
 ) -> None:
     """Write fingerprints as Parquet with the original keys beside the dense ids."""
-    _settings({"log.level": log_level, "log.format": log_format})
+    settings_for({"log.level": log_level, "log.format": log_format})
     from jobs.stores import export as run
 
-    _print(run(graph, fingerprints, out))
+    print_result(run(graph, fingerprints, out))
 
 
 @app.command()
@@ -347,10 +358,10 @@ def merge(
     log_format: opt.LogFormat = None,
 ) -> None:
     """Merge fingerprint stores of the same graph and parameters."""
-    _settings({"log.level": log_level, "log.format": log_format})
+    settings_for({"log.level": log_level, "log.format": log_format})
     from jobs.stores import merge as run
 
-    _print(run(stores, out))
+    print_result(run(stores, out))
 
 
 @app.callback(invoke_without_command=True)
@@ -358,33 +369,6 @@ def _program(show_version: opt.Version = False) -> None:
     if show_version:
         typer.echo(version("fairpath"))
         raise typer.Exit()
-
-
-def _settings(
-    given: Mapping[str, Any],
-    config: list[Path] | None = None,
-    assign: list[str] | None = None,
-    dry_run: bool = False,
-    sections: Sequence[str] | None = None,
-    /,
-    **arguments: Any,
-) -> Settings:
-    """Resolve the settings and configure the logs; a dry run prints those of the sections and ends here."""
-    resolved = load_settings(given, assignments=assign or (), files=config or ())
-    if dry_run:
-        shown = {
-            name: values
-            for name, values in resolved.describe().items()
-            if sections is None or name in sections
-        }
-        _print({"arguments": redact(arguments), "settings": shown})
-        raise typer.Exit()
-    configure_logs(resolved.settings.log.level, resolved.settings.log.format)
-    return resolved.settings
-
-
-def _print(result: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
 
 
 def main(args: Sequence[str] | None = None) -> None:

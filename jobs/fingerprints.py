@@ -61,7 +61,8 @@ def run(
             update("fingerprints, blocks", done, total)
 
         if engine == "spark":
-            store = _compute_spark(graph_url, out, settings, sources, progress)
+            n_sources = graph.n_nodes if sources is None else int(sources.size)
+            store = _compute_spark(graph_url, out, settings, sources, n_sources, progress)
         else:
             store = _compute_local(graph, out, settings, sources, progress)
     return {
@@ -90,26 +91,37 @@ def _compute_local(
 
 
 def _compute_spark(
-    graph_url: str, out: Path, settings: Settings, sources: npt.NDArray[np.int32] | None, progress: Progress
+    graph_url: str,
+    out: Path,
+    settings: Settings,
+    sources: npt.NDArray[np.int32] | None,
+    n_sources: int,
+    progress: Progress,
 ) -> FingerprintStore:
+    from jobs import fairqueue
     from jobs.spark_session import session_for_a_job
 
-    chosen = settings.spark
+    chosen, params = settings.spark, settings.fingerprints.params()
+    longest = settings.fairqueue.advisory_task_run_time_s / fairqueue.DEFAULT_TASK_RUN_TIME_S
+    moves = n_sources * params.n_walks * (1.0 / params.restart_prob - 1.0)
     with (
         session_for_a_job(
             master=chosen.master, remote=chosen.remote, app_name=chosen.app_name, conf=chosen.conf
         ) as session,
         plain_interrupts(),
+        fairqueue.job(session, job_class="fingerprints", size=moves),
     ):
+        from ppr.blocks import DEFAULT_BLOCK_MOVES
         from ppr.spark import compute_fingerprints_spark
 
         return compute_fingerprints_spark(
             session,
             graph_url,
             out,
-            settings.fingerprints.params(),
+            params,
             sources=sources,
             progress=progress,
+            block_moves=DEFAULT_BLOCK_MOVES * longest,
             cache_dir=chosen.cache_dir,
         )
 

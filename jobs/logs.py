@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 
 import structlog
 
-from jobs.settings import redact
+from jobs.layers import redact
 
 
 def configure_logs(

@@ -59,6 +59,14 @@ Sources = Annotated[Path | None, Option(help="File of source keys, one a line; d
 SourceKind = Annotated[str | None, Option(help="Kind of the sources.")]
 Engine = Annotated[Literal["local", "spark"] | None, Option(help="What computes.")]
 Master = Annotated[str | None, Option(help="Spark master URL, for the Spark engine.")]
+Remote = Annotated[
+    str | None,
+    Option(
+        metavar="sc://HOST:PORT",
+        help="Spark Connect server to compute on, such as one of 'spark-server'. It takes "
+        "SPARK_CONNECT_AUTHENTICATE_TOKEN from the environment, and the user from ';user_id=' or the system.",
+    ),
+]
 Threads = Annotated[int | None, Option(help="Threads of the local engine.")]
 NWalks = Annotated[int | None, Option(help="Walks per source.")]
 RestartProb = Annotated[float | None, Option(help="Probability that a walk stops at each step.")]
@@ -110,6 +118,12 @@ DemoUsers = Annotated[int | None, Option("--users", help="Users of the example."
 DemoItems = Annotated[int | None, Option("--items", help="Items of the example.")]
 DemoInteractions = Annotated[int | None, Option("--n-interactions", help="Interactions of the example.")]
 AsJson = Annotated[bool, Option("--json", help="Print the results as JSON, lines for people on stderr.")]
+
+ConnectHost = Annotated[str | None, Option("--host", help="Address that Spark Connect listens on.")]
+ConnectPort = Annotated[int | None, Option("--port", help="Port of Spark Connect; 0 for any free one.")]
+StatusHost = Annotated[str | None, Option(help="Address of the status page.")]
+StatusPort = Annotated[int | None, Option(help="Port of the status page; 0 for any free one.")]
+Policy = Annotated[Literal["uwfq", "cfq"] | None, Option(help="How users take turns.")]
 
 ForGraph = Annotated[Path | None, Option("--graph", help="Graph that the fingerprints must belong to.")]
 Version = Annotated[bool, Option("--version", help="Print the version and stop.")]

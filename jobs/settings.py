@@ -1,45 +1,34 @@
-"""Settings of the commands: frozen models, and how their layers are put on top of each other.
+"""Settings of the commands: frozen models with their defaults. :mod:`jobs.layers` puts the layers on top.
 
-From the strongest to the weakest: options of the command line, ``--set section.key=value``, environment
-variables ``FAIRPATH_SECTION__KEY``, overlay files (``--config``, later ones win), the defaults below.
-Nothing is read when this module is imported, nor when :class:`Settings` is constructed; :func:`load_settings`
-reads the layers and remembers which of them each value came from.
-
-In every layer the word ``none`` stands for "no value" where a setting may have none.
+Nothing is read when this module is imported, nor when :class:`Settings` is constructed. Everywhere the word
+``none`` stands for "no value" where a setting may have none.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     ForceDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
-from jobs.errors import ConfigurationError
+from jobs.fairqueue.errors import require_positive
 from ppr.params import FingerprintParams
-from ppr.urls import HIDDEN, without_credentials
 
 ENV_PREFIX = "FAIRPATH_"
-
-_SPARK_CONF = "spark.conf."
-_SECRET_NAME = re.compile(
-    r"(?i)(password|passwd|secret|token|credential|(access|account|api|private)[._-]?key)"
-)
 
 
 def _none_word(value: object) -> object:
@@ -59,8 +48,12 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 OptionalInt = Annotated[int | None, _NoneWord]
 OptionalStr = Annotated[str | None, _NoneWord]
 OptionalBool = Annotated[bool | None, _NoneWord]
+OptionalPath = Annotated[Path | None, _NoneWord]
+OptionalSecret = Annotated[SecretStr | None, _NoneWord]
 Column = Annotated[int | str | None, BeforeValidator(_column)]
 PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class _Section(BaseModel):
@@ -179,6 +172,66 @@ class DemoSettings(_Section):
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="seed of the market and of the draws")
 
 
+class FairQueueSettings(_Section):
+    """How the users of a shared application take turns."""
+
+    policy: Literal["uwfq", "cfq"] = Field(
+        default="uwfq", description="uwfq: fair between users, then short jobs first; cfq: users do not count"
+    )
+    weights: Annotated[dict[str, float], ForceDecode] = Field(
+        default={}, description="weight by user; twice the weight is twice the share"
+    )
+    default_weight: PositiveFloat = Field(default=1.0, description="weight of a user not named in weights")
+    default_user: str = Field(default="default", min_length=1, description="user of jobs that name none")
+    default_core_s: PositiveFloat = Field(
+        default=10.0, description="core-seconds of a job about which nothing is known"
+    )
+    grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=2.0, description="pause after which a user's job counts as a new one"
+    )
+    advisory_task_run_time_s: PositiveFloat = Field(
+        default=0.5, description="longest that a task should run, where its size is ours to choose"
+    )
+    estimates: OptionalPath = Field(
+        default=None, description="file that keeps the learned costs over restarts; none forgets them"
+    )
+    poll_s: PositiveFloat = Field(default=0.5, description="how often what Spark has done is read")
+
+    @field_validator("weights")
+    @classmethod
+    def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
+        for user, weight in weights.items():
+            require_positive(f"'weight' of user {user!r}", weight)
+        return weights
+
+
+class ServerSettings(_Section):
+    """The shared application: Spark Connect, and its status page."""
+
+    host: str = Field(default="localhost", description="address that Spark Connect listens on")
+    port: Port = Field(default=15002, description="port of Spark Connect; 0 for any free one")
+    status_host: str = Field(default="localhost", description="address of the status page")
+    status_port: Port = Field(default=15003, description="port of the status page; 0 for any free one")
+    token: OptionalSecret = Field(
+        default=None, description="token that clients must show; none takes SPARK_CONNECT_AUTHENTICATE_TOKEN"
+    )
+    allow_unauthenticated: bool = Field(
+        default=False, description="let other machines in without a token: they run code as this user"
+    )
+    stop_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=30.0, description="longest wait for running operations at a stop"
+    )
+    session_timeout_s: PositiveInt = Field(
+        default=3600, description="idle time after which a client's session is closed"
+    )
+    max_message_bytes: PositiveInt = Field(default=128 << 20, description="largest message from a client")
+    max_result_bytes: PositiveInt = Field(
+        default=1 << 30, description="largest result of one action, over all its tasks"
+    )
+    history_s: PositiveInt = Field(default=300, description="how far back the picture of the slots reaches")
+    refresh_s: PositiveInt = Field(default=5, description="how often the status page refreshes itself")
+
+
 class LogSettings(_Section):
     """Logs, on standard error."""
 
@@ -189,7 +242,7 @@ class LogSettings(_Section):
 
 
 class Settings(BaseSettings):
-    """All settings. Constructing it reads nothing; :func:`load_settings` reads the layers."""
+    """All settings. Constructing it reads nothing; :func:`jobs.layers.load_settings` reads the layers."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__", enable_decoding=False
@@ -202,6 +255,8 @@ class Settings(BaseSettings):
     recommend: RecommendSettings = RecommendSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     demo: DemoSettings = DemoSettings()
+    fairqueue: FairQueueSettings = FairQueueSettings()
+    server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
 
     @classmethod
@@ -213,197 +268,5 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed: the layers are merged by :func:`load_settings`, which knows their names."""
+        """Only what is passed: :mod:`jobs.layers` merges the layers and knows their names."""
         return (init_settings,)
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """Settings together with the layer that each value came from."""
-
-    settings: Settings
-    origins: Mapping[tuple[str, ...], str]
-
-    def describe(self) -> dict[str, Any]:
-        """Every setting as ``{"value": ..., "from": ...}``, secrets hidden: what ``--dry-run`` prints."""
-        return {
-            section: {
-                key: {"value": redact(value, name=key), "from": self.origins.get((section, key), "default")}
-                for key, value in values.items()
-            }
-            for section, values in self.settings.model_dump(mode="json").items()
-        }
-
-
-def load_settings(
-    options: Mapping[str, Any] | None = None,
-    *,
-    assignments: Sequence[str] = (),
-    files: Sequence[Path] = (),
-) -> Resolved:
-    """Put all layers on top of each other and check the result.
-
-    Parameters
-    ----------
-    options
-        Values given on the command line, by ``"section.key"``; those that are None were not given.
-    assignments
-        ``section.key=value`` texts of ``--set``. The value is a TOML value, or else a bare word.
-    files
-        TOML overlay files, later ones win key by key.
-
-    Raises
-    ------
-    ConfigurationError
-        A layer is missing or cannot be read, names an unknown setting, or breaks the rule of one.
-    """
-    layers = [(str(path), _read_toml(path)) for path in files]
-    layers.append(("environment", _read_environment()))
-    layers += [(f"--set {text.partition('=')[0]}", _read_assignment(text)) for text in assignments]
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    layers += [("command line", _nest(name.split("."), value)) for name, value in given.items()]
-
-    merged: dict[str, Any] = {}
-    origins: dict[tuple[str, ...], str] = {}
-    for name, layer in layers:
-        layer = _flatten_conf(layer)
-        merged = _merge(merged, layer)
-        origins.update(dict.fromkeys(_paths(layer), name))
-    try:
-        return Resolved(Settings(**merged), origins)
-    except ValidationError as error:
-        lines = [_explain(detail, origins) for detail in error.errors(include_url=False)]
-        raise ConfigurationError("\n".join(lines)) from None
-
-
-def redact(value: Any, *, name: str = "") -> Any:
-    """Copy of a JSON-able value with secrets hidden: by the name of a key, and credentials within URLs."""
-    if isinstance(value, Mapping):
-        return {key: redact(item, name=f"{name}.{key}") for key, item in value.items()}
-    if _SECRET_NAME.search(name):
-        return HIDDEN
-    if isinstance(value, str):
-        return without_credentials(value)
-    return [redact(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such configuration file") from None
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path}: not valid TOML ({error})") from None
-
-
-def _read_environment() -> dict[str, Any]:
-    for name in os.environ:
-        section, delimiter, _ = name.removeprefix(ENV_PREFIX).partition("__")
-        if not name.startswith(ENV_PREFIX) or section.lower() in Settings.model_fields:
-            continue
-        if not delimiter:
-            raise ConfigurationError(f"environment: {name}: names must be {ENV_PREFIX}SECTION__KEY")
-        raise ConfigurationError(f"environment: {name}: {_unknown_section(section.lower())}")
-    try:
-        return EnvSettingsSource(Settings)()
-    except SettingsError as error:
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise ConfigurationError(f"environment: {error}{cause}") from None
-
-
-def _read_assignment(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if equals and key.startswith(_SPARK_CONF):
-        name = key.removeprefix(_SPARK_CONF).strip().strip("\"'")
-        return {"spark": {"conf": {name: _unquote(value.strip())}}}
-    for line in (text, f"{key}={json.dumps(value, ensure_ascii=False)}") if equals else ():
-        try:
-            layer = tomllib.loads(line)
-        except tomllib.TOMLDecodeError:
-            continue
-        if layer and "\n" not in line:
-            return layer
-    got = f"{key}=..." if equals else text  # the value may be a secret
-    raise ConfigurationError(f"--set: must be section.key=value (got {got!r})")
-
-
-def _unquote(text: str) -> str:
-    """A TOML string's content; everything else as it is."""
-    if not text.startswith(('"', "'")):
-        return text
-    try:
-        return str(tomllib.loads(f"value = {text}")["value"])
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _flatten_conf(layer: dict[str, Any]) -> dict[str, Any]:
-    """``layer`` with one dotted name per Spark property: TOML reads ``spark.x = 1`` as nested tables."""
-    spark = layer.get("spark")
-    if not isinstance(spark, dict) or not isinstance(spark.get("conf"), dict):
-        return layer
-    return {**layer, "spark": {**spark, "conf": dict(_properties(spark["conf"]))}}
-
-
-def _properties(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _properties(value, f"{prefix}{key}.")
-        elif isinstance(value, bool):
-            yield f"{prefix}{key}", str(value).lower()
-        else:
-            yield f"{prefix}{key}", str(value) if isinstance(value, int | float) else value
-
-
-def _nest(path: Sequence[str], value: Any) -> dict[str, Any]:
-    return {path[0]: _nest(path[1:], value) if len(path) > 1 else value}
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """``above`` put on ``below``: tables key by key at every depth, everything else replaced."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _paths(layer: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, value in layer.items():
-        yield (*prefix, key)
-        if isinstance(value, Mapping):
-            yield from _paths(value, (*prefix, key))
-
-
-def _origin(origins: Mapping[tuple[str, ...], str], path: Sequence[str | int]) -> str | None:
-    """Layer that set ``path``, or else the innermost table around it that a layer set."""
-    parts = tuple(str(part) for part in path)
-    return next((origins[parts[:n]] for n in range(len(parts), 0, -1) if parts[:n] in origins), None)
-
-
-def _explain(detail: ErrorDetails, origins: Mapping[tuple[str, ...], str]) -> str:
-    """One violated rule as ``layer: [section] 'key' rule (got value)``."""
-    path, value = detail["loc"], detail["input"]
-    origin = _origin(origins, path) or "settings"
-    section, key = str(path[0]), ".".join(str(part) for part in path[1:])
-    if detail["type"] == "extra_forbidden":
-        return f"{origin}: {_unknown_section(section) if not key else _unknown_key(section, key)}"
-    cause = detail.get("ctx", {}).get("error")
-    if isinstance(cause, ValueError):
-        return f"{origin}: [{section}] {cause}"
-    rule = detail["msg"].replace("Input should be", "must be")
-    rule = rule[:1].lower() + rule[1:].split(", unable to")[0]
-    name = f"[{section}] '{key}'" if key else f"[{section}]"
-    return f"{origin}: {name} {rule} (got {redact(value, name=key)!r})"
-
-
-def _unknown_section(name: str) -> str:
-    return f"[{name}] is not a section of the settings; there are {', '.join(Settings.model_fields)}"
-
-
-def _unknown_key(section: str, key: str) -> str:
-    model = Settings.model_fields[section].annotation
-    known = ", ".join(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else ""
-    return f"[{section}] {key!r} is not a setting; there are {known}"

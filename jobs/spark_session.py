@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +25,8 @@ DEFAULTS = {
     "spark.python.worker.reuse": "true",  # a worker keeps its open graph and compiled kernels between tasks
     "spark.sql.session.timeZone": "UTC",
 }
+
+_CONNECT_TIMEOUT_S = 10.0
 
 
 def spark_session(
@@ -69,6 +73,8 @@ def spark_session(
         return active
     builder = SparkSession.builder.appName(app_name)
     if remote is not None:
+        if not remote.startswith("local"):
+            _check_reachable(remote)
         settings = dict(conf or {})
         builder = builder.remote(remote)
     else:
@@ -79,7 +85,7 @@ def spark_session(
         return _start(builder, remote)
     except (PySparkException, RuntimeError) as error:
         where = remote or settings.get("spark.master", "spark-submit")
-        raise ResourceError(f"Spark does not start at {where} ({str(error).splitlines()[0]})") from error
+        raise ResourceError(f"Spark does not start at {where} ({_reason(error)})") from error
 
 
 @contextmanager
@@ -102,6 +108,29 @@ def session_for_a_job(
     finally:
         if before is None:
             session.stop()
+
+
+def _check_reachable(remote: str) -> None:
+    """Refuse an address where nobody listens: PySpark would try it again for ten minutes."""
+    from pyspark.errors import PySparkException
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
+    try:
+        endpoint = DefaultChannelBuilder(remote).endpoint
+    except PySparkException as error:
+        raise ParameterError(f"'remote' is not a Spark Connect URL ({_reason(error)})") from error
+    host, _, port = endpoint.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ResourceError(f"no Spark Connect server answers at {endpoint} ({error})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What gRPC tells in detail, such as a refused token; else the first line."""
+    text = str(error)
+    details = re.search(r'^\s*details = "(.+)"$', text, re.MULTILINE)
+    return details[1] if details else text.partition("\n")[0]
 
 
 def _under_spark_submit() -> bool:

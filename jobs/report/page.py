@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 
 import matplotlib
-from matplotlib.figure import Figure
 
-from jobs.report import figures
+from jobs.report import figures, html
 from jobs.report.data import Neighbour, ReportData, UserCard
 from jobs.report.network import neighbourhood_figure
-from jobs.report.style import CSS, RC, colour_rules, group_colours, inline_svg, variable
-from ppr.manifest import full_disk_is_an_error
+from jobs.report.style import RC, group_colours, variable
 
 
 def write_report(path: Path, data: ReportData) -> Path:
@@ -25,37 +22,22 @@ def write_report(path: Path, data: ReportData) -> Path:
     ResourceError
         The disk is full or the folder cannot be written.
     """
-    page = render_report(data)
-    working = path.with_name(f".{path.name}.new-{os.getpid()}")
-    with full_disk_is_an_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            working.write_text(page, encoding="utf-8")
-            working.replace(path)
-        finally:
-            working.unlink(missing_ok=True)
-    return path
+    return html.write_page(path, render_report(data))
 
 
 def render_report(data: ReportData) -> str:
     """HTML of the report; equal data give equal text."""
     colours = group_colours(_groups(data))
     with matplotlib.rc_context(RC):
-        body = "\n".join(_sections(data, colours))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(data.title)}</title>\n<style>\n{colour_rules()}{CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+        return html.page(data.title, _sections(data, colours))
 
 
 def _sections(data: ReportData, colours: Mapping[str, str]) -> Iterator[str]:
-    yield f"<h1>{escape(data.title)}</h1>\n<p>{escape(data.summary)}</p>"
+    yield html.heading(data.title, data.summary)
     if data.facts:
-        yield _facts(data)
+        yield html.facts(data.facts)
     if data.quality:
-        yield _picture(
+        yield html.picture(
             "Quality of the recommendations",
             data.quality_note,
             figures.quality_figure(data.quality_metrics, data.quality),
@@ -63,7 +45,7 @@ def _sections(data: ReportData, colours: Mapping[str, str]) -> Iterator[str]:
             _quality_text(data),
         )
     if data.neighbourhood:
-        yield _picture(
+        yield html.picture(
             f"The neighbourhood of {data.neighbourhood.user}",
             "From the user's items to other users who share them, and on to what is recommended. The larger "
             "a dot, the larger its score; ✓ marks a recommendation found in the held-out part.",
@@ -72,7 +54,7 @@ def _sections(data: ReportData, colours: Mapping[str, str]) -> Iterator[str]:
             f"Layered network drawing of {data.neighbourhood.user}: {len(data.neighbourhood.history)} own "
             f"items, {len(data.neighbourhood.similar)} similar users, "
             f"{len(data.neighbourhood.recommended)} recommended items.",
-            _legend(colours),
+            html.legend(colours),
         )
     if data.users:
         yield _users(data, colours)
@@ -84,7 +66,7 @@ def _sections(data: ReportData, colours: Mapping[str, str]) -> Iterator[str]:
 def _measurements(data: ReportData) -> Iterator[str]:
     """Pictures of the graph and of the estimator."""
     if data.degrees:
-        yield _picture(
+        yield html.picture(
             "Degrees",
             "Long tails: most nodes have few edges, a few have very many. Both axes are logarithmic.",
             figures.degree_figure(data.degrees),
@@ -93,7 +75,7 @@ def _measurements(data: ReportData) -> Iterator[str]:
             + ", ".join(f"{kind} up to {int(d.max(initial=0)):,}" for kind, d in data.degrees.items()),
         )
     if data.accuracy:
-        yield _picture(
+        yield html.picture(
             "Accuracy against the number of walks",
             "Mean over sampled sources, against the exact solution; the bands hold the middle 80 % of the "
             "sources. The source itself is left out of RAG.",
@@ -105,7 +87,7 @@ def _measurements(data: ReportData) -> Iterator[str]:
             ),
         )
     if data.cost:
-        yield _picture(
+        yield html.picture(
             "Time per step",
             "Measured on this machine with one thread, compilation excluded.",
             figures.cost_figure(data.cost),
@@ -113,7 +95,7 @@ def _measurements(data: ReportData) -> Iterator[str]:
             "; ".join(f"{curve.label}: {curve.ms_per_source[-1]:.2f} ms per source" for curve in data.cost),
         )
     if len(data.actual_moves):
-        yield _picture(
+        yield html.picture(
             "Work per block",
             "Sources are cut into blocks of about equal predicted work: a block is what is scheduled. The "
             "prediction is for independent walks; packets save moves where they can share an edge.",
@@ -121,21 +103,6 @@ def _measurements(data: ReportData) -> Iterator[str]:
             "work",
             f"{len(data.actual_moves)} blocks, {int(data.actual_moves.sum()):,} moves in all.",
         )
-
-
-def _picture(heading: str, text: str, figure: Figure, name: str, description: str, below: str = "") -> str:
-    svg = inline_svg(figure, name, description)
-    return f"<h2>{escape(heading)}</h2>\n<p>{escape(text)}</p>\n<figure>\n{svg}\n</figure>\n{below}"
-
-
-def _facts(data: ReportData) -> str:
-    tiles = (
-        f"<div><dt>{escape(fact.label)}</dt><dd>{escape(fact.value)}</dd>"
-        + (f'<dd class="note">{escape(fact.note)}</dd>' if fact.note else "")
-        + "</div>"
-        for fact in data.facts
-    )
-    return f'<dl class="facts">{"".join(tiles)}</dl>'
 
 
 def _quality_text(data: ReportData) -> str:
@@ -174,16 +141,6 @@ def _item(node: Neighbour, colours: Mapping[str, str]) -> str:
         dot = f'<span class="dot" style="{style}" title="{escape(node.group)}"></span>'
     hit = ' <span class="hit" title="chosen later">✓</span>' if node.held_out else ""
     return f"{dot}{escape(node.key)}{hit}"
-
-
-def _legend(colours: Mapping[str, str]) -> str:
-    if not colours:
-        return ""
-    entries = (
-        f'<li><span class="dot" style="background:{variable(colour)}"></span>{escape(group)}</li>'
-        for group, colour in colours.items()
-    )
-    return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
 def _parameters(data: ReportData) -> str:

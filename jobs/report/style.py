@@ -81,6 +81,7 @@ figure svg text { font-family: inherit; paint-order: stroke; stroke: var(--surfa
 .facts dd.note { font-size: .8rem; font-weight: 400; color: var(--ink-soft) }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: .85rem; color: var(--ink-soft);
   padding: 0; margin: 12px 0 0; list-style: none }
+.legend + .scroll { margin-top: 14px }
 .dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .5em }
 .users { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 16px }
 .user { border: 1px solid var(--rule); border-radius: 10px; padding: 16px }
@@ -90,6 +91,11 @@ th { width: 50%; text-align: left; font-weight: 500; color: var(--ink-soft); pad
 td { padding: 3px 12px 3px 0; border-top: 1px solid var(--rule); vertical-align: top;
   overflow-wrap: anywhere }
 td.number { text-align: right; padding-right: 0; white-space: nowrap }
+table.figures { margin: 0 0 20px }
+table.figures caption { text-align: left; font-weight: 600; padding: 8px 0 2px }
+table.figures th { width: auto }
+table.figures th.number { text-align: right; padding: 6px 0 4px 16px }
+table.figures td.number { padding-left: 16px }
 .hit { color: var(--series-7); font-weight: 600; white-space: nowrap }
 .parameters { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 24px 36px }
 """

@@ -9,8 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.errors import ConfigurationError
-from jobs.settings import HIDDEN, FingerprintSettings, Settings, load_settings, redact
+from jobs.layers import load_settings, redact
+from jobs.settings import FingerprintSettings, Settings
 from ppr.params import FingerprintParams
+from ppr.urls import HIDDEN
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,18 @@ def test_workers_of_a_cluster(tmp_path: Path) -> None:
 def test_active_session_is_taken_as_it_is(spark: object) -> None:
     assert spark_session(conf={"spark.sql.shuffle.partitions": "77"}) is spark
     assert spark.conf.get("spark.sql.shuffle.partitions") == "3"  # type: ignore[attr-defined]
+
+
+def test_nobody_listens_at_the_remote_address() -> None:
+    with socket.create_server(("localhost", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    with pytest.raises(ResourceError, match=f"no Spark Connect server answers at localhost:{port}"):
+        spark_session(remote=f"sc://localhost:{port}/;user_id=alice;token=hush")
+
+
+def test_a_remote_that_is_no_connect_url() -> None:
+    with pytest.raises(ParameterError, match="'remote' is not a Spark Connect URL"):
+        spark_session(remote="http://localhost:1")
 
 
 def test_master_and_remote_exclude_each_other() -> None:

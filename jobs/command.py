@@ -1,0 +1,54 @@
+"""What all commands share: resolved settings, the dry run, and how a result is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from jobs.layers import load_settings, redact
+from jobs.logs import configure_logs
+from jobs.settings import Settings
+
+
+def settings_for(
+    given: Mapping[str, Any],
+    config: list[Path] | None = None,
+    assign: list[str] | None = None,
+    dry_run: bool = False,
+    sections: Sequence[str] | None = None,
+    /,
+    **arguments: Any,
+) -> Settings:
+    """Resolve the settings and configure the logs; a dry run prints those of the sections and ends here.
+
+    Parameters
+    ----------
+    given
+        Values of options by ``"section.key"``, None where not given.
+    config, assign, dry_run
+        The options of the same names.
+    sections
+        Sections that matter to the command; None for all.
+    **arguments
+        The command's arguments, for the dry run.
+    """
+    resolved = load_settings(given, assignments=assign or (), files=config or ())
+    if dry_run:
+        shown = {
+            name: values
+            for name, values in resolved.describe().items()
+            if sections is None or name in sections
+        }
+        print_result({"arguments": redact(arguments), "settings": shown})
+        raise typer.Exit()
+    configure_logs(resolved.settings.log.level, resolved.settings.log.format)
+    return resolved.settings
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """Print a job's result as JSON on standard output."""
+    typer.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))

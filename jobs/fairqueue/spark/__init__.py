@@ -1,0 +1,1 @@
+"""The fair queue inside an unmodified Spark; its public face is :mod:`jobs.fairqueue`."""

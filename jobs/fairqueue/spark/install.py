@@ -1,0 +1,359 @@
+"""Put the fair queue into a running Spark application, and take it out again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+
+from jobs.fairqueue.errors import AlreadyInstalledError, FairQueueParameterError, require_positive
+from jobs.fairqueue.estimates import CostEstimator
+from jobs.fairqueue.scheduler import FairScheduler, Snapshot
+from jobs.fairqueue.spark.hook import SchedulerHook, write
+from jobs.fairqueue.spark.identity import bounded, identify
+from jobs.fairqueue.spark.ledger import Changes, Ledger, Sample
+from jobs.fairqueue.spark.progress import StatusReader
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+_SLOTS_EVERY_S = 2.0
+_SAVE_EVERY_S = 60.0
+_REWRITES = 3
+
+_installations: dict[str, Installation] = {}
+_installing = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class InstallOptions:
+    """How the fair queue works.
+
+    Attributes
+    ----------
+    weights, default_weight
+        Weight per user; users that are not named have the default.
+    default_user
+        User of jobs that name none.
+    estimates
+        File of learned costs, read at the start, written at the end and once a minute; None keeps them in
+        memory only.
+    default_core_s
+        Cost of a job about which nothing is known, core-seconds.
+    advisory_task_run_time_s
+        How long a task should run at most; jobs that choose their number of tasks go by it, seconds.
+    policy
+        ``uwfq``, or ``cfq``: the same without users.
+    grace_s
+        For how long a user that has left can go on with a job where it stopped, seconds.
+    poll_s
+        Time between two looks at the status store, seconds.
+    idle_s
+        A job without active stages for this long is over, seconds.
+    history_s
+        How far back :meth:`Installation.history` reaches, seconds.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    default_weight: float = 1.0
+    default_user: str = "default"
+    estimates: Path | None = None
+    default_core_s: float = 10.0
+    advisory_task_run_time_s: float = 0.5
+    policy: Literal["uwfq", "cfq"] = "uwfq"
+    grace_s: float = 2.0
+    poll_s: float = 0.5
+    idle_s: float = 1.0
+    history_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        for name in ("advisory_task_run_time_s", "poll_s", "idle_s", "history_s"):
+            require_positive(f"{name!r}", getattr(self, name))
+        if self.policy not in ("uwfq", "cfq"):
+            raise FairQueueParameterError(f"'policy' must be uwfq or cfq (got {self.policy!r})")
+        if not self.default_user.strip():
+            raise FairQueueParameterError(f"'default_user' must not be empty (got {self.default_user!r})")
+
+
+class Installation:
+    """A fair queue at work in a Spark application; made by :func:`install`."""
+
+    def __init__(self, context: SparkContext, options: InstallOptions) -> None:
+        self.options = options
+        self.application_id = str(context.applicationId)
+        self._log = structlog.get_logger().bind(application=self.application_id)
+        self._estimator = _estimator(options)
+        self._counters: Counter[str] = Counter()
+        self._hook = SchedulerHook(context, self._on_task_set)
+        self._reader = StatusReader(context)
+        self._slots = self._reader.slots()
+        scheduler = FairScheduler(
+            max(1, self._slots),  # executors may come later
+            weights={bounded(user): weight for user, weight in options.weights.items()},
+            default_weight=options.default_weight,
+            grace_s=options.grace_s,
+            estimator=self._estimator,
+        )
+        self._ledger = Ledger(
+            scheduler,
+            policy=options.policy,
+            idle_s=options.idle_s,
+            max_samples=max(1, round(options.history_s / options.poll_s)),
+        )
+        self._stop = threading.Event()
+        self._slots_due_s = self._save_due_s = 0.0
+        self._thread = threading.Thread(target=self._watch, name="fairqueue", daemon=True)
+        self._hook.install()
+        self._thread.start()
+
+    def __enter__(self) -> Installation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.uninstall()
+
+    @property
+    def installed(self) -> bool:
+        """Whether Spark still asks the fair queue."""
+        return not self._stop.is_set()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Counts since the start: task sets, priorities written, polls, errors by kind, nanoseconds."""
+        return dict(self._counters)
+
+    def snapshot(self) -> Snapshot:
+        """State of the queue now; its times are :func:`time.monotonic`."""
+        return self._ledger.snapshot(time.monotonic())
+
+    def history(self, seconds: float) -> list[Sample]:
+        """Who had the slots over the last seconds, one sample per poll."""
+        return self._ledger.history(time.monotonic() - seconds)
+
+    def sizes(self) -> dict[str, int]:
+        """Number of jobs and task sets remembered."""
+        return self._ledger.sizes()
+
+    def set_weight(self, user: str, weight: float) -> None:
+        """Give a user another weight from now on.
+
+        Raises
+        ------
+        FairQueueParameterError
+            The weight is not positive and finite.
+        """
+        self._write_locked(self._ledger.set_weight(time.monotonic(), bounded(user), weight))
+
+    def close_job(self, properties: Mapping[str, str]) -> None:
+        """Nothing more comes of the job with these properties: it is over when its last stage has ended."""
+        identity = identify(properties, lambda: 0, default_user=self.options.default_user)
+        self._ledger.close_job(identity.job)
+
+    def uninstall(self) -> None:
+        """Restore Spark's own order for all task sets to come, and keep what was learned; idempotent.
+
+        Task sets that are waiting keep their places.
+        """
+        self._restore()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        self._save()
+
+    # ------------------------------------------------------------------ new task sets, under Spark's lock
+
+    def _on_task_set(self, manager: Any, properties: Any) -> None:
+        started = time.perf_counter_ns()
+        try:
+            self._order(manager, properties)
+        except Exception as error:
+            self._count_error("callback_errors", "a task set keeps Spark's own order", error)
+        self._counters["task_sets"] += 1
+        self._counters["callback_ns"] += time.perf_counter_ns() - started
+
+    def _order(self, manager: Any, properties: Any) -> None:
+        stage = _stage_of(manager.name())
+        identity = identify(
+            self._reader.properties(properties) if properties is not None else {},
+            manager.priority,  # the number of the Spark job, until it is changed
+            default_user=self.options.default_user,
+        )
+        tasks = manager.numTasks()
+        changes = self._ledger.add_task_set(time.monotonic(), stage, identity, manager, tasks=tasks)
+        for waiting, label in changes:
+            write(waiting, label)
+        self._counters["priorities_written"] += len(changes)
+
+    # ------------------------------------------------------------------ progress, in a thread of its own
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.options.poll_s):
+            if self._has_ended():
+                self._restore()
+                self._save()
+                return
+            started = time.perf_counter_ns()
+            try:
+                self._poll()
+            except Exception as error:
+                if not self._has_ended():
+                    self._count_error("poll_errors", "no progress is known for the moment", error)
+            self._counters["polls"] += 1
+            self._counters["poll_ns"] += time.perf_counter_ns() - started
+
+    def _poll(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._slots_due_s:
+            self._slots = self._reader.slots()
+            self._slots_due_s = now_s + _SLOTS_EVERY_S
+        reports = self._reader.stages(self._ledger.active_stages())
+        self._write_locked(self._ledger.report(now_s, reports, slots=self._slots))
+        if now_s >= self._save_due_s:
+            self._save()
+            self._save_due_s = now_s + _SAVE_EVERY_S
+        lost = self._hook.lost_calls()
+        if lost > self._counters["calls_lost"]:
+            self._counters["calls_lost"] = lost
+            if not self._hook.is_alive():
+                self._log.error("Spark does not reach Python any more: its own order is back")
+                self._restore()
+
+    def _write_locked(self, changes: Changes) -> None:
+        """Write priorities; a new task set may have moved them meanwhile, then once more."""
+        for _ in range(_REWRITES):
+            if not changes:
+                return
+            self._hook.write_locked(changes)
+            self._counters["priorities_written"] += len(changes)
+            changes = self._ledger.stale(changes)
+
+    def _has_ended(self) -> bool:
+        """Whether the Spark application is over, or its JVM gone."""
+        try:
+            return self._reader.stopped()
+        except Exception:
+            return True
+
+    def _restore(self) -> None:
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        with _installing:
+            _installations.pop(self.application_id, None)
+        if not self._has_ended():
+            self._hook.restore()
+
+    def _save(self) -> None:
+        if self.options.estimates is None:
+            return
+        try:
+            self._estimator.save(self.options.estimates)
+        except OSError as error:
+            self._count_error("save_errors", "learned costs are not saved", error)
+
+    def _count_error(self, counter: str, consequence: str, error: Exception) -> None:
+        self._counters[counter] += 1
+        if self._counters[counter] == 1:  # the counter tells how often
+            self._log.error(consequence, counter=counter, error=f"{type(error).__name__}: {error}")
+
+
+def install(spark: SparkSession, options: InstallOptions | None = None, **settings: Any) -> Installation:
+    """Let Spark run the jobs of this application's users in fair order.
+
+    Parameters
+    ----------
+    spark
+        Session of the driver itself, not a Spark Connect client; ``spark.scheduler.mode`` is FIFO, the
+        default.
+    options
+        How; by default :class:`InstallOptions` with ``settings``.
+    **settings
+        Fields of :class:`InstallOptions`, instead of ``options``.
+
+    Returns
+    -------
+    Installation
+        Also a context manager that uninstalls at its end.
+
+    Raises
+    ------
+    AlreadyInstalledError
+        The application has a fair queue.
+    HooksMissingError
+        This Spark lacks a hook; :func:`use_pool` remains.
+    FairQueueParameterError
+        An option breaks its rule, or ``spark`` is a client or in FAIR mode.
+    EstimatesFileError
+        The file of learned costs is damaged.
+    """
+    if options is None:
+        options = InstallOptions(**settings)
+    elif settings:
+        raise FairQueueParameterError("'options' and single settings exclude each other")
+    context = _driver_context(spark)
+    with _installing:
+        if context.applicationId in _installations:
+            raise AlreadyInstalledError("a fair queue is installed in this application already")
+        installation = Installation(context, options)
+        _installations[installation.application_id] = installation
+    return installation
+
+
+def uninstall(spark: SparkSession) -> None:
+    """Take the fair queue out of this application; nothing happens where there is none."""
+    if (found := installation_of(spark)) is not None:
+        found.uninstall()
+
+
+def installation_of(spark: SparkSession) -> Installation | None:
+    """The fair queue of this application, if it was installed from this process."""
+    return None if is_connect(spark) else _installations.get(spark.sparkContext.applicationId)
+
+
+def use_pool(spark: SparkSession, user: str | None) -> None:
+    """Run this thread's jobs in a FAIR pool of the user's own: what remains where the hooks are missing.
+
+    Users then get equal shares, but short jobs wait for the long ones of the same user.
+
+    Raises
+    ------
+    FairQueueParameterError
+        ``spark`` is a client, or ``spark.scheduler.mode`` is not FAIR.
+    """
+    context = _driver_context(spark)
+    mode = context.getConf().get("spark.scheduler.mode", "FIFO")
+    if mode != "FAIR":
+        raise FairQueueParameterError(f"'spark.scheduler.mode' must be FAIR (got {mode!r})")
+    context.setLocalProperty("spark.scheduler.pool", user)  # type: ignore[arg-type]
+
+
+def is_connect(spark: SparkSession) -> bool:
+    """Whether this is a client of Spark Connect."""
+    return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+def _driver_context(spark: SparkSession) -> SparkContext:
+    if is_connect(spark):
+        raise FairQueueParameterError("'spark' must be the driver's own session (got a Spark Connect client)")
+    return spark.sparkContext
+
+
+def _estimator(options: InstallOptions) -> CostEstimator:
+    if options.estimates is not None and options.estimates.exists():
+        return CostEstimator.load(options.estimates, default_core_s=options.default_core_s)
+    return CostEstimator(options.default_core_s)
+
+
+def _stage_of(name: str) -> tuple[int, int]:
+    """Stage and attempt from a task set's name, such as ``TaskSet_12.0``."""
+    stage, _, attempt = name.rpartition("_")[2].partition(".")
+    return int(stage), int(attempt)

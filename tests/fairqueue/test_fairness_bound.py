@@ -1,0 +1,151 @@
+"""No user falls behind its fluid share by more than the bound that the scheduler states.
+
+Fully parallel jobs with known costs on ``R`` slots, tasks of at most ``A`` seconds, no preemption. The bound
+is ``R A + max(w_u max_v(L_v / w_v), K R A)`` for a user of weight ``w_u`` among jobs of cost ``L_v``, with
+``K`` other users.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.fairqueue.clock import VirtualClock
+from jobs.fairqueue.scheduler import FairScheduler
+from tests.oracles.gps import user_service
+
+LONGEST_TASK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Arrival:
+    user: str
+    at_s: float
+    cost_core_s: float
+
+    @property
+    def tasks(self) -> int:
+        return max(1, math.ceil(self.cost_core_s / LONGEST_TASK_S - 1e-9))
+
+
+def lags(arrivals: Sequence[Arrival], weights: dict[str, float], slots: int) -> dict[str, float]:
+    """How far each user at most was behind its fluid share, core-seconds, on simulated slots."""
+    scheduler = FairScheduler(slots, weights=weights)
+    coming = sorted(enumerate(arrivals), key=lambda pair: pair[1].at_s)
+    coming.reverse()
+    waiting: dict[int, int] = {}
+    finished = dict.fromkeys(range(len(arrivals)), 0)
+    running: list[tuple[float, int]] = []
+    done = dict.fromkeys(weights, 0.0)
+    times_s: list[float] = []
+    real: list[dict[str, float]] = []
+    while coming or running:
+        now_s = min([pair[1].at_s for pair in coming[-1:]] + [entry[0] for entry in running[:1]])
+        while running and running[0][0] <= now_s:
+            _, number = heapq.heappop(running)
+            job = arrivals[number]
+            finished[number] += 1
+            done[job.user] += job.cost_core_s / job.tasks
+            had = finished[number] * job.cost_core_s / job.tasks
+            if finished[number] == job.tasks:
+                scheduler.finish_stage(now_s, number)
+                scheduler.finish_job(now_s, str(number), core_s=job.cost_core_s)
+            else:
+                scheduler.observe(
+                    now_s,
+                    str(number),
+                    finished_core_s=had,
+                    finished_tasks=finished[number],
+                    known_tasks=job.tasks,
+                )
+        while coming and coming[-1][1].at_s <= now_s:
+            number, job = coming.pop()
+            scheduler.submit_job(now_s, str(number), job.user, cost_core_s=job.cost_core_s)
+            scheduler.add_stage(now_s, str(number), number, tasks=job.tasks)
+            waiting[number] = job.tasks
+        order = iter([stage for stage in scheduler.order() if stage in waiting])
+        while len(running) < slots and waiting:
+            number = next(order)
+            assert isinstance(number, int)
+            while len(running) < slots and waiting.get(number):
+                heapq.heappush(
+                    running, (now_s + arrivals[number].cost_core_s / arrivals[number].tasks, number)
+                )
+                waiting[number] -= 1
+            if not waiting[number]:
+                del waiting[number]
+        times_s.append(now_s)
+        service = dict(done)
+        for end_s, number in running:
+            job = arrivals[number]
+            service[job.user] += job.cost_core_s / job.tasks - (end_s - now_s)
+        real.append(service)
+    jobs = [(job.user, job.at_s, job.cost_core_s) for job in sorted(arrivals, key=lambda job: job.at_s)]
+    fluid = user_service(jobs, weights, slots, times_s)
+    return {
+        user: max(ideal[user] - had[user] for ideal, had in zip(fluid, real, strict=True)) for user in weights
+    }
+
+
+def bound(arrivals: Sequence[Arrival], weights: dict[str, float], slots: int, user: str) -> float:
+    in_flight = slots * LONGEST_TASK_S
+    longest = max(job.cost_core_s / weights[job.user] for job in arrivals)
+    return in_flight + max(weights[user] * longest, (len(weights) - 1) * in_flight)
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> tuple[list[Arrival], dict[str, float], int]:
+    """Floods of alike jobs, bursts of short ones and single ones, of users of different weights."""
+    users = [f"user-{number}" for number in range(draw(st.integers(2, 5)))]
+    weights = {user: draw(st.sampled_from([0.25, 0.5, 1.0, 1.0, 1.0, 2.0, 4.0])) for user in users}
+    arrivals = []
+    for _ in range(draw(st.integers(2, 8))):
+        user, at_s = draw(st.sampled_from(users)), draw(st.floats(0, 40))
+        cost = draw(st.one_of(st.floats(0.1, 2), st.floats(1, 30)))
+        arrivals += [Arrival(user, at_s, cost)] * draw(st.sampled_from([1, 1, 3, 10]))
+    return arrivals, weights, draw(st.integers(1, 6))
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@given(workloads())
+def test_no_user_falls_behind_by_more_than_the_bound(
+    workload: tuple[list[Arrival], dict[str, float], int],
+) -> None:
+    arrivals, weights, slots = workload
+    behind = lags(arrivals, weights, slots)
+    for user in weights:
+        assert behind[user] <= bound(arrivals, weights, slots, user) + 1e-6
+
+
+def overtaking_itself() -> tuple[list[Arrival], dict[str, float], int]:
+    """A user with many long jobs, half of them served, sends many short ones; another user must wait."""
+    arrivals = [Arrival("many", 0, 10)] * 20 + [Arrival("steady", 0, 10)] * 20
+    arrivals += [Arrival("many", 80, 1)] * 90
+    return arrivals, {"many": 1.0, "steady": 1.0}, 2
+
+
+def test_overtaking_ones_own_jobs_takes_nothing_from_others() -> None:
+    arrivals, weights, slots = overtaking_itself()
+    behind = lags(arrivals, weights, slots)
+    assert behind["steady"] <= bound(arrivals, weights, slots, "steady")
+
+
+def test_without_counting_the_service_used_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain of costs alone would let the short jobs run as if the long ones had had nothing."""
+    arrivals, weights, slots = overtaking_itself()
+    monkeypatch.setattr(VirtualClock, "serve", lambda *_: [])
+    behind = lags(arrivals, weights, slots)
+    assert behind["steady"] > 3 * bound(arrivals, weights, slots, "steady")
+
+
+def test_a_wide_share_is_reached_and_not_only_bounded() -> None:
+    """Weights 3 to 1, both always with work: after each second the shares are as the weights."""
+    arrivals = [Arrival("a", 0, 2)] * 60 + [Arrival("b", 0, 2)] * 60
+    behind = lags(arrivals, {"a": 3.0, "b": 1.0}, 4)
+    assert max(behind.values()) == pytest.approx(0, abs=4 * LONGEST_TASK_S + 2)
