@@ -19,7 +19,7 @@ from statistics import fmean, median, quantiles
 
 import numpy as np
 from datasets import wiki_vote
-from harness import RESULTS, Figure, at_most, check, note, run_alone
+from harness import RESULTS, Figure, at_most, check, note
 from pyspark.sql import SparkSession
 
 from jobs import fairqueue
@@ -65,7 +65,6 @@ def measure() -> list[Figure]:
             spark = spark_session(master=f"local[{CORES}]", app_name="fairpath-bench", conf=conf)
             try:
                 _sleep(spark, (0.01,) * CORES)
-                _walk(spark, graph, np.arange(20, dtype=np.int32), Path(folder) / f"warm-{mode}")
                 if mode == "FIFO":
                     figures += _cost_of_a_task_set(spark)
                 for name, run in workloads.items():
@@ -93,6 +92,9 @@ def _compare(found: dict[tuple[str, str], Responses]) -> Iterator[Figure]:
     for name in ("scenario 1", "walk jobs"):
         ratio = means[name, "UWFQ"] / means[name, "FAIR"]
         yield note(f"{name}: {light[name]} users' mean response, UWFQ to FAIR", ratio)
+    for name, prefix in light.items():
+        ratio = means[name, "UWFQ"] / means[name, "UJF"]
+        yield note(f"{name}: {prefix} users' mean response, UWFQ to UJF with ties for them", ratio)
 
 
 # ---------------------------------------------------------------------- policies and workloads
@@ -114,9 +116,7 @@ def _as_user(
 ) -> AbstractContextManager[None]:
     if policy == "UJF":
         light = user.startswith(("short", "infrequent", "small"))
-        fairqueue.use_pool(
-            spark, f"{'a' if light else 'b'} {user}"
-        )  # Spark breaks ties by name: for the light
+        fairqueue.use_pool(spark, f"{'a' if light else 'b'} {user}")  # Spark breaks ties by name
     if policy in ("CFQ", "UWFQ"):
         return fairqueue.job(spark, user=user, job_class=job_class, size=size)
     return nullcontext()
@@ -169,6 +169,7 @@ def _walk_jobs(spark: SparkSession, policy: str, graph: Graph, folder: Path) -> 
     responses: Responses = {}
     stores: dict[str, FingerprintStore] = {}
     folder.mkdir(parents=True)
+    _walk(spark, graph, np.arange(500, dtype=np.int32), folder / "warm-up")  # idle workers end after a minute
 
     def run(user: str, number: int, submit_s: float, n_sources: int) -> None:
         time.sleep(submit_s)
@@ -271,7 +272,3 @@ def _memory() -> Iterator[Figure]:
     yield at_most("memory grown from 10,000 to 100,000 jobs (no Spark)", grown_mib, 8.0, "MiB")
     yield at_most("things remembered after 100,000 jobs to 10,000", max(sizes[50:]) / max(sizes[:10]), 1.2)
     yield note("scheduler and ledger per job (no Spark)", each_us, "µs")
-
-
-if __name__ == "__main__":
-    run_alone("fairqueue_spark", measure)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness import RESULTS, ROOT, Figure, mark, read_figures, shown
 
-TARGETS = ("accuracy", "cost", "speed", "spark", "memory", "gowalla")
+TARGETS = ("accuracy", "cost", "speed", "spark", "memory", "gowalla", "fairqueue")
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 

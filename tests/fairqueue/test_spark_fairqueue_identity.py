@@ -70,6 +70,30 @@ def test_a_tag_of_the_client_cannot_pass_for_that_of_its_operation() -> None:
     assert of({"spark.job.tags": forged}).user == "nobody"
 
 
+def call_site(user: str) -> str:
+    return (
+        f'Spark Connect - session_id: "{SESSION}"\nuser_context {{\n  user_id: "{user}"\n}}\nplan {{\n  ro...'
+    )
+
+
+@pytest.mark.parametrize("tags", ["", operation_tag("bob"), "spark-session-1"])
+def test_a_client_that_sets_the_tags_itself_stays_who_it_is(tags: str) -> None:
+    found = of(
+        {"spark.job.tags": tags, "callSite.short": call_site("ann"), "spark.sql.execution.root.id": "3"}
+    )
+    assert (found.user, found.job) == ("ann", "ann execution 3")
+
+
+@pytest.mark.parametrize(
+    ("printed", "user"),
+    [(r"\303\251t\303\251", "été"), (r"a\"b\\c", 'a"b\\c'), (r"\377", "bob"), ("x" * 99, "bob")],
+)
+def test_names_as_the_call_site_prints_them(printed: str, user: str) -> None:
+    site = call_site(printed)[:128]
+    tags = operation_tag("bob" if user == "bob" else user)
+    assert of({"spark.job.tags": tags, "callSite.short": site}).job == f"{user} operation {OPERATION}"
+
+
 def test_equal_names_of_two_users_are_two_jobs() -> None:
     names = {of({JOB_PROPERTY: json.dumps({"user": user, "job": "nightly"})}).job for user in ("ann", "bob")}
     assert len(names) == 2

@@ -133,6 +133,9 @@ from pyspark.sql import SparkSession
 from jobs import fairqueue
 port, user, n_jobs, tasks, seconds, declared, log = sys.argv[1:]
 spark = SparkSession.builder.remote(f"sc://127.0.0.1:{port}/;user_id={user}").create()
+if user == "carol":
+    forged = "SparkConnect_OperationTag_User_bob_Session_{0}_Operation_{0}".format(spark.session_id)
+    spark.conf.set("spark.job.tags", forged)
 
 def work(batches):
     import time
@@ -178,7 +181,7 @@ def facts(script: str, *arguments: object) -> list[dict[str, Any]]:
     with process(script, *arguments) as child:
         output, _ = child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 0
-    return [json.loads(line) for line in output.splitlines()]
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]  # the rest is log
 
 
 def test_jobs_go_on_when_the_callback_server_dies() -> None:
@@ -229,8 +232,9 @@ def test_two_connect_clients(tmp_path: Path) -> None:
         assert sorted(users) == ["alice"] * 6 + ["bob"]
         assert "bob" in users[:4]  # alice's flood of 6 s began before bob's process did
 
-        with process(CLIENT, port, "carol", 3, 4, 0.2, 2.0, log):
-            ask("wait for carol 3")
+        with process(CLIENT, port, "carol", 3, 4, 0.2, 2.0, log):  # she poses as bob
+            jobs = ask("wait for carol 3")["jobs"]
+            assert {user for user, _, _ in jobs if user != "alice"} == {"carol"}
         # The client is killed; what it has submitted ends by itself.
         counters = ask("wait until idle")["counters"]
         assert not {"callback_errors", "poll_errors", "calls_lost"} & counters.keys()

@@ -6,9 +6,10 @@ execution (its adaptive stages included), the Spark job. A job's name begins wit
 names of two users never meet.
 
 Properties come from clients. Nothing here raises on them: what cannot be read counts as absent, and names are
-made printable and short. A Connect client can set any Spark setting, and some settings become properties; so
-a client's own claim about its user is not believed, and the property of ``fairqueue.job`` does not begin with
-``spark``, the prefix of those settings.
+made printable and short. A Connect client can set any Spark setting, and those that begin with ``spark``
+become properties, the tags of its operation included. So the property of ``fairqueue.job`` begins otherwise,
+and the user in the tags is believed only if Spark Connect's call site, which no setting changes, does not
+name another.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ MAX_NAME_CHARS = 120
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _OPERATION_TAG = re.compile(
     rf"SparkConnect_OperationTag_User_(.*)_Session_({_UUID})_Operation_({_UUID})", re.S
+)
+_CALL_SITE = re.compile(
+    rf'Spark Connect - session_id: "{_UUID}"\s+user_context \{{\s+user_id: "((?:[^"\\]|\\.)*)"'
 )
 _SESSION_TAG = re.compile(rf"SparkConnect_SessionTag_User_.*_Session_{_UUID}_Tag_(.*)", re.S)
 
@@ -69,11 +73,16 @@ def identify(
     """
     tags = [tag for tag in str(properties.get("spark.job.tags") or "").split(",") if tag]
     operation = next((found for tag in tags if (found := _OPERATION_TAG.fullmatch(tag))), None)
-    declared = _declared(properties, tags, over_connect=operation is not None)
+    client = _call_site_user(properties)
+    if client and operation is not None and operation[1] != client:
+        operation = None
+    over_connect = operation is not None or client is not None
+    declared = _declared(properties, tags, over_connect=over_connect)
     if operation is not None:
-        user = operation[1] or default_user
+        user = operation[1]
     else:
-        user = _text(declared.get("user")) or default_user
+        user = client or ("" if over_connect else _text(declared.get("user")))
+    user = user or default_user
     user = bounded(user)
     kind, name = _job(properties, declared, operation, spark_job)
     label = _text(declared.get("class")) or _label(properties)
@@ -109,6 +118,18 @@ def decode_tag(tag: str) -> dict[str, Any]:
         return _object(base64.b64decode(tag[len(TAG_PREFIX) :], altchars=b"-_", validate=True).decode())
     except (binascii.Error, UnicodeDecodeError):
         return {}
+
+
+def _call_site_user(properties: Mapping[str, str]) -> str | None:
+    """User in the call site, where Spark Connect prints the beginning of the request as protocol buffer text.
+
+    Bytes beyond ASCII are printed as octal escapes. Where the name is too long to be printed whole, None.
+    """
+    found = _CALL_SITE.match(str(properties.get("callSite.short") or ""))
+    try:
+        return found and found[1].encode().decode("unicode_escape").encode("latin-1").decode()
+    except UnicodeError:
+        return None
 
 
 def _declared(properties: Mapping[str, str], tags: list[str], *, over_connect: bool) -> dict[str, Any]:
