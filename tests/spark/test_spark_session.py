@@ -78,6 +78,12 @@ def test_active_session_is_taken_as_it_is(spark: object) -> None:
     assert spark.conf.get("spark.sql.shuffle.partitions") == "3"  # type: ignore[attr-defined]
 
 
+@pytest.fixture
+def no_active_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+
+
+@pytest.mark.usefixtures("no_active_session")
 def test_nobody_listens_at_the_remote_address() -> None:
     with socket.create_server(("localhost", 0)) as closed_soon:
         port = closed_soon.getsockname()[1]
@@ -85,6 +91,7 @@ def test_nobody_listens_at_the_remote_address() -> None:
         spark_session(remote=f"sc://localhost:{port}/;user_id=alice;token=hush")
 
 
+@pytest.mark.usefixtures("no_active_session")
 def test_a_remote_that_is_no_connect_url() -> None:
     with pytest.raises(ParameterError, match="'remote' is not a Spark Connect URL"):
         spark_session(remote="http://localhost:1")
