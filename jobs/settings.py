@@ -25,6 +25,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from jobs.errors import ConfigurationError
 from jobs.fairqueue.errors import require_positive
 from ppr.params import FingerprintParams
 
@@ -183,14 +184,11 @@ class FairQueueSettings(_Section):
     )
     default_weight: PositiveFloat = Field(default=1.0, description="weight of a user not named in weights")
     default_user: str = Field(default="default", min_length=1, description="user of jobs that name none")
-    default_core_s: PositiveFloat = Field(
-        default=10.0, description="core-seconds of a job about which nothing is known"
-    )
     grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=2.0, description="pause after which a user's job counts as a new one"
     )
     advisory_task_run_time_s: PositiveFloat = Field(
-        default=0.5, description="longest that a task should run, where its size is ours to choose"
+        default=0.5, description="longest that a task should run; an unknown job counts as that much per task"
     )
     estimates: OptionalPath = Field(
         default=None, description="file that keeps the learned costs over restarts; none forgets them"
@@ -201,6 +199,8 @@ class FairQueueSettings(_Section):
     @classmethod
     def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
         for user, weight in weights.items():
+            if not user.strip():
+                raise ConfigurationError(f"a user in 'weights' must have a name (got {user!r})")
             require_positive(f"'weight' of user {user!r}", weight)
         return weights
 

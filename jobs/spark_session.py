@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import ssl
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -111,19 +112,38 @@ def session_for_a_job(
 
 
 def _check_reachable(remote: str) -> None:
-    """Refuse an address where nobody listens: PySpark would try it again for ten minutes."""
+    """Refuse an address where nobody listens, or not as PySpark asks: it would try again for ten minutes."""
     from pyspark.errors import PySparkException
     from pyspark.sql.connect.client import DefaultChannelBuilder
 
     try:
-        endpoint = DefaultChannelBuilder(remote).endpoint
+        channel = DefaultChannelBuilder(remote)
     except PySparkException as error:
         raise ParameterError(f"'remote' is not a Spark Connect URL ({_reason(error)})") from error
-    host, _, port = endpoint.rpartition(":")
+    host, _, port = channel.endpoint.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S)
     except OSError as error:
-        raise ResourceError(f"no Spark Connect server answers at {endpoint} ({error})") from error
+        raise ResourceError(f"no Spark Connect server answers at {channel.endpoint} ({error})") from error
+    with connection:
+        # PySpark sends a token in the clear to this name only, not to its addresses.
+        if channel.use_ssl or (channel.secure and channel.host != "localhost"):
+            _check_tls(connection, channel.endpoint)
+
+
+def _check_tls(connection: socket.socket, endpoint: str) -> None:
+    """Refuse a peer that speaks no TLS; whether its certificate is good is gRPC's to check."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.wrap_socket(connection).close()
+    except OSError as error:
+        raise ResourceError(
+            f"no TLS at {endpoint}, which PySpark takes for 'use_ssl', and for a token to any name but "
+            f"localhost: use localhost or a TLS proxy ({error})"
+        ) from error
 
 
 def _reason(error: Exception) -> str:

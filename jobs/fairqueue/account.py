@@ -7,7 +7,7 @@ The theory, and the meaning of ``S``, ``E``, ``v``, ``d``, ``C``, ``D`` and ``U`
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
 from jobs.fairqueue.errors import require_invariant
@@ -28,10 +28,16 @@ class VirtualJob:
     chain_finish: float = math.nan  # C
     virtual_finish: float = math.nan  # D
     done: bool = False
+    away: float = 0.0  # virtual time that its user has been away since it was done
 
     def place(self) -> tuple[float, int]:
         """Key of the order inside the user."""
         return self.own_finish, self.number
+
+    @property
+    def unused_core_s(self) -> float:
+        """The part of the present cost that it has not had yet."""
+        return self.cost_core_s - self.used_core_s
 
     def update_used(self) -> None:
         """The service had belongs to the costs of earlier busy periods first."""
@@ -52,13 +58,17 @@ class Account:
     backlogged: bool = False
     period: int = 0
     chain: list[VirtualJob] = field(default_factory=list)
+    done: list[VirtualJob] = field(default_factory=list)  # virtually done, in the order of d
     known_jobs: int = 0
     service_core_s: float = 0.0  # what its jobs have really used since it is known
 
     def enter_anew(self, virtual_time: float) -> None:
         """New work of a user that is not in the system counts from the virtual time on."""
-        self.start = max(self.start, virtual_time)
+        away = max(0.0, virtual_time - self.start)
+        self.start += away
         self.period += 1
+        for job in self.done:
+            job.away += away
 
     def catch_up(self, virtual_time: float) -> list[VirtualJob]:
         """Move the own clock to the virtual time; gives the jobs that are virtually done by then."""
@@ -86,6 +96,7 @@ class Account:
     def _take_done(self, count: int) -> list[VirtualJob]:
         done = self.chain[:count]
         del self.chain[:count]
+        self.done += done
         for job in done:
             job.done = True
         if done:
@@ -104,25 +115,39 @@ class Account:
 
     def charge(self, job: VirtualJob, change_core_s: float) -> int:
         """Change what a job costs; gives the first place from which the chain is to be linked again."""
+        if job.period != self.period and change_core_s <= 0:
+            return len(self.chain)
+        first = self._take_out(job)
         if job.period != self.period:
             job.settled_core_s += job.cost_core_s
             job.period, job.cost_core_s, job.own_finish = self.period, 0.0, self.own_time
+            job.away = 0.0
         change = max(change_core_s, -job.cost_core_s)
-        own_finish = job.own_finish + change
-        first = 0
-        if job.done and (change <= 0 or own_finish <= self.own_time):
-            job.virtual_finish += change / self.weight
-            self.start += change / self.weight
-        elif job.done:
-            self.start -= job.cost_core_s / self.weight
-            job.done = False
-        else:
-            first = self.index(job)
-            del self.chain[first]
+        started = job.cost_core_s if job.done else 0.0  # its part of S
         job.cost_core_s += change
-        job.own_finish = own_finish
+        job.own_finish += change
         job.update_used()
-        return first if job.done else min(first, self.insert(job))
+        was_done, job.done = job.done, job.own_finish <= self.own_time
+        if not job.done and not was_done:
+            return min(first, self.insert(job))
+        if job.done:
+            insort(self.done, job, key=VirtualJob.place)
+        else:
+            self.insert(job)
+        self.start += ((job.cost_core_s if job.done else 0.0) - started) / self.weight
+        return 0
+
+    def _take_out(self, job: VirtualJob) -> int:
+        """Remove a job from where it stands; gives its place there."""
+        jobs = self.done if job.done else self.chain
+        place = bisect_left(jobs, job.place(), key=VirtualJob.place)
+        del jobs[place]
+        return place
+
+    def forget(self, job: VirtualJob) -> list[str]:
+        """Drop a virtually done job, all of whose cost counts as used; gives the jobs that moved."""
+        self._take_out(job)
+        return self.order(0) if job.unused_core_s else []
 
     def link(self, first: int) -> list[str]:
         """Link the chain again from a place on; gives the jobs whose virtual finish changed."""
@@ -137,27 +162,44 @@ class Account:
         moved = []
         used = sum(job.used_core_s for job in self.chain[last:])
         for job in reversed(self.chain[:last]):
-            finish = job.chain_finish + used / self.weight
+            moved += _move(job, job.chain_finish + used / self.weight)
             used += job.used_core_s
-            if finish != job.virtual_finish:
-                job.virtual_finish = finish
-                moved.append(job.job)
+        for job in reversed(self.done):
+            moved += _move(job, self.start - job.away + used / self.weight)
+            used -= job.unused_core_s
         return moved
 
     def check(self) -> None:
         """Raise InvariantError if the account contradicts itself."""
         require_invariant(self.backlogged or not self.chain, f"{self.user!r} has left without virtual work")
         require_invariant(self.known_jobs > 0 or self.backlogged, f"{self.user!r} has jobs or debt")
-        places = [job.place() for job in self.chain]
-        require_invariant(places == sorted(places), f"the chain of {self.user!r} is in the order of d")
+        places = [job.place() for job in self.done + self.chain]
+        require_invariant(places == sorted(places), f"the jobs of {self.user!r} are in the order of d")
+        require_invariant(all(job.done for job in self.done), f"{self.user!r} has jobs aside that are done")
         used = sum(job.used_core_s for job in self.chain)
+        unused = sum(job.unused_core_s for job in self.done)
+        costs = sum(job.cost_core_s for job in self.done + self.chain)
         finish = self.start
-        close = 1e-9 * (1 + abs(finish) + sum(job.cost_core_s for job in self.chain) / self.weight)
+        close = 1e-9 * (1 + abs(finish) + costs / self.weight)
+        for job in self.done:
+            unused -= job.unused_core_s
+            expected = finish - job.away + (used - unused) / self.weight
+            holds = abs(job.virtual_finish - expected) <= close
+            require_invariant(holds, f"D of {job.job!r} counts what its user has used since it was done")
+        for job in self.done + self.chain:
+            require_invariant(0 <= job.used_core_s <= job.cost_core_s, f"{job.job!r} is charged its use")
         for job in self.chain:
             require_invariant(not job.done, f"{job.job!r} in a chain is not done")
-            require_invariant(0 <= job.used_core_s <= job.cost_core_s, f"{job.job!r} is charged its use")
             finish += job.cost_core_s / self.weight
             used -= job.used_core_s
             holds = abs(job.virtual_finish - finish - used / self.weight) <= close
             require_invariant(holds, f"D of {job.job!r} counts the chain up to it and what is used after it")
         require_invariant(abs(self.finish - finish) <= close, f"E of {self.user!r} is the end of its chain")
+
+
+def _move(job: VirtualJob, virtual_finish: float) -> list[str]:
+    """Give a job its virtual finish; its name, if that is another one."""
+    if virtual_finish == job.virtual_finish:
+        return []
+    job.virtual_finish = virtual_finish
+    return [job.job]

@@ -14,7 +14,9 @@ weight, ``W`` the sum of the weights of the users in the virtual system:
 - The user's jobs in order of ``d`` form its chain: ``C_1 = S + L_1 / w``, ``C_k = C_{k-1} + L_k / w``. The
   last one is ``E``, the user's account; the user leaves when ``V`` reaches ``E``.
 - Jobs are dispatched by their virtual finish ``D``, the smallest first: ``D_k = C_k + (U_{k+1} + ...) / w``
-  with ``U_i`` the part of ``L_i`` that job ``i`` has really been served already.
+  with ``U_i`` the part of ``L_i`` that job ``i`` has really been served already. That holds on for a job
+  that is virtually done, by the ``C`` and ``U`` of all jobs that come after it, but for time that its user
+  was away: that does not move it.
 
 A short job that comes late may get a ``D`` in the past: it runs at once and the user's *own* longer jobs move
 back, for ``E`` grows by exactly ``L / w`` with each job, whatever its place in the chain. Jobs that have
@@ -22,13 +24,18 @@ begun cannot move back, though: without the terms ``U`` a user whose long jobs h
 have it once more for its short ones (of any number, at once). With them it is ahead of its share by no more
 than what its running tasks have yet to report, and before any service ``D`` is ``C``.
 
+So, whatever the costs were thought to be, the service reported for a user since it first entered is at most
+``w`` times what the ``D`` of any of its waiting jobs lies beyond that. Otherwise jobs that look short, and
+are virtually done before any of them has run, would be dispatched however much the first of them turn out to
+need.
+
 Corrected costs
     When a cost changes by ``x`` (first tasks measured, or the job is over), ``E`` moves by ``x / w`` and the
-    chain with it, as if the cost had been known from the start [5]_. A virtually done job goes back into the
-    chain, unless equal sharing would have finished it by now even so; then it keeps its place, and ``S``
-    moves. If that sets ``E`` beyond ``V`` for a user that had left, the user is in the system again: it pays
-    its debt out of its share, and nothing forgets the debt before ``V`` has passed it. A refund reaches back
-    to where the user last entered and no further: fair queueing gives no credit for time away.
+    chain with it, as if the cost had been known from the start [5]_: a virtually done job goes back into the
+    chain, unless equal sharing would have finished it by now even so. If that sets ``E`` beyond ``V`` for a
+    user that had left, the user is in the system again: it pays its debt out of its share, and nothing
+    forgets the debt before ``V`` has passed it. A refund reaches back to where the user last entered and no
+    further: fair queueing gives no credit for time away.
 
 Grace period
     A job that goes on after its user left (it used more than was thought) continues from the user's old
@@ -37,11 +44,14 @@ Grace period
 
 Bound
     Let costs and weights be known and fixed and all jobs fully parallel, served by dispatching tasks of at
-    most ``A`` seconds without preemption to whichever slot is free. Then at any time the service that user
-    ``u`` has really had is behind its fluid share by at most ``R A + max(w_u B, K R A)``. ``B = max L / w``
-    over all jobs is the longest job in virtual time: with equal weights ``w_u B`` is the largest job, once.
-    ``K`` counts the other users that submitted a job which goes before one of their own running ones; it
-    matters only where jobs are smaller than ``K R A``. Costs not known add the errors not yet corrected.
+    most ``A`` seconds without preemption to whichever slot is free, and reported when they end. Then at any
+    time the service that user ``u`` has really had is behind its fluid share by at most ``R A + max(w_u B, K
+    R A)``. ``B = max L / w`` over all jobs is the longest job in virtual time: with equal weights ``w_u B``
+    is the largest job, once. ``K`` counts the other users that submitted a job which goes before one of their
+    own running ones; it matters only where jobs are smaller than ``K R A``. If service is reported every
+    ``P`` seconds instead, that term is ``K R (A + P)``. A user whose costs are not known gains at most what
+    it can be dispatched before service is reported, ``R (A + P)``, once in a backlog; that is shown in the
+    simulator, not proved here.
 
     *Proof.* Fix ``t``, let ``y = V(t)``, and let ``s`` be the last time up to ``t`` at which a slot was idle
     or a task with ``D > y`` was dispatched. At ``s`` no task with ``D <= y`` waits. A waiting job's ``D``
@@ -50,12 +60,12 @@ Bound
     ``x = y - V(s)``, and ``P_v`` what user ``v`` was dispatched by ``s`` since it entered at ``S_v``.
 
     (a) When a task of job ``k`` with ``D_k <= y`` is dispatched, everything dispatched for ``v`` is at most
-    the costs up to ``k``, the service of longer jobs, and ``I_v <= R A`` that these have in flight; so it is
-    at most ``w_v (y - S_v) + I_v``. (b) If ``v`` has tasks waiting at ``s``, let ``k`` be the first job in
-    its chain with ``D_k > y``: all jobs before it are dispatched, so ``P_v >= w_v (D_k - S_v) - L_k >
-    w_v (y - S_v) - L_k``. If nothing of ``v`` waits, ``P_v >= w_v (V(s) - S_v)``, for the fluid can serve no
-    more than has arrived. (c) So between ``s`` and ``t`` user ``v`` is dispatched at most
-    ``G_v + I_v + max(0, w_v (B - x))``.
+    the costs up to ``k``, the service of longer jobs, and what these have in flight and have not reported,
+    ``I_v <= R (A + P)``; so it is at most ``w_v (y - S_v) + I_v``. (b) If ``v`` has tasks waiting at ``s``,
+    let ``k`` be the first job in its chain with ``D_k > y``: all jobs before it are dispatched, so ``P_v >=
+    w_v (D_k - S_v) - L_k > w_v (y - S_v) - L_k``. If nothing of ``v`` waits, ``P_v >= w_v (V(s) - S_v)``, for
+    the fluid can serve no more than has arrived. (c) So between ``s`` and ``t`` user ``v`` is dispatched at
+    most ``G_v + I_v + max(0, w_v (B - x))``.
 
     If ``u`` itself has tasks waiting at ``s``, then by (b) its lag at ``t`` is at most ``w_u x`` more than
     ``L_k - w_u x`` plus its tasks in flight at ``s``: at most ``w_u B + R A``. Otherwise its lag at ``s`` is
@@ -240,19 +250,23 @@ class VirtualClock:
                     account.enter_anew(self._virtual_time)
             first = account.charge(entry, change)
             firsts[account.user] = min(first, firsts.get(account.user, first))
+            if entry.done:
+                self._newly_done.append(job)
         moved = list(changes_core_s)
         for user, first in firsts.items():
             moved += self._link(self._users[user], first)
         return moved
 
-    def forget(self, job: str) -> None:
-        """Drop a virtually done job."""
+    def forget(self, job: str) -> list[str]:
+        """Drop a virtually done job; gives the jobs whose virtual finish changed."""
         account, entry = self._entry(job)
         if not entry.done:
             raise FairQueueParameterError(f"'job' {job!r} must be virtually done to be forgotten")
         del self._jobs[job]
         account.known_jobs -= 1
+        moved = account.forget(entry)
         self._forget_if_idle(account)
+        return moved
 
     def virtual_finish(self, job: str) -> float:
         """``D`` of a job."""
@@ -277,9 +291,9 @@ class VirtualClock:
         entry.served_core_s = served_core_s
         entry.update_used()
         self._catch_up(account)
-        if entry.done or entry.used_core_s == used:
+        if entry.used_core_s == used:
             return []
-        return account.order(account.index(entry))
+        return account.order(0 if entry.done else account.index(entry))
 
     def catch_up(self) -> None:
         """Bring every user's own clock up to the virtual time."""
@@ -303,6 +317,8 @@ class VirtualClock:
         self._catch_up(account)
         v = self._virtual_time
         account.start = v - (v - account.start) * account.weight / weight
+        for entry in account.done:
+            entry.away *= account.weight / weight
         account.weight = weight
         if account.backlogged:
             self._rate_changed(self._now_s)
@@ -364,9 +380,8 @@ class VirtualClock:
             require_invariant(account.backlogged == within, f"{name!r} is in the system exactly while V < E")
             account.check()
         require_invariant(self._anchor[1] <= self._virtual_time, "V does not go back")
-        chained = sum(len(account.chain) for account in self._users.values())
-        unfinished = sum(not entry.done for _, entry in self._jobs.values())
-        require_invariant(chained == unfinished, "chains hold the virtually unfinished jobs")
+        listed = {entry.job for account in self._users.values() for entry in account.done + account.chain}
+        require_invariant(listed == self._jobs.keys(), "accounts hold the jobs that are known")
         owned = sum(account.known_jobs for account in self._users.values())
         require_invariant(owned == len(self._jobs), "each job belongs to one user")
 

@@ -5,9 +5,6 @@ a query from one notebook cell) resemble each other, so the median of the last f
 guess, and one odd run does not spoil it. Where the size of the input is known, costs are learned per unit of
 size. Until a first job of a class is over, what its first tasks say about it stands for the class.
 
-A cost that its owner declares is taken at its word, unless this owner's last jobs *all* needed more than was
-declared: then the least of these factors is applied. Errors that go either way leave declarations alone.
-
 How wrong the guesses were is measured too: the distribution of ``log2(actual / estimated)``, in which twice
 and half are equally wrong.
 """
@@ -19,6 +16,7 @@ import math
 import os
 import tempfile
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -34,7 +32,6 @@ from jobs.fairqueue.errors import (
 
 _FORMAT = 1
 _REMEMBERED = 5  # runs per class
-_UNDERSTATED = 3  # declarations in a row that were too low before one is raised
 _ERRORS = 1000  # runs over which the error is measured
 
 
@@ -67,15 +64,13 @@ class CostEstimator:
     default_core_s
         Cost of a job of an unknown class, core-seconds.
     max_classes
-        Number of classes, and of users' declarations, remembered; what was not used for longest is
-        forgotten first.
+        Number of classes remembered; what was not used for longest is forgotten first.
     """
 
     def __init__(self, default_core_s: float = 10.0, *, max_classes: int = 10_000) -> None:
         self._default_core_s = require_positive("'default_core_s'", default_core_s)
         self._max_classes = int(require_positive("'max_classes'", max_classes))
         self._classes: OrderedDict[str, _Class] = OrderedDict()
-        self._understated: OrderedDict[str, deque[float]] = OrderedDict()
         self._errors: deque[float] = deque(maxlen=_ERRORS)
         self._count = 0
 
@@ -98,12 +93,9 @@ class CostEstimator:
                 return min(median(rates) * size, MAX_COST_CORE_S)
         return median(core_s for core_s, _ in known.runs)
 
-    def correct_declared(self, user: str, cost_core_s: float) -> float:
-        """A declared cost, raised if all the last ones of this user were too low, core-seconds."""
-        factors = self._understated.get(user, ())
-        if len(factors) < _UNDERSTATED:
-            return cost_core_s
-        return min(cost_core_s * max(1.0, min(factors)), MAX_COST_CORE_S)
+    def knows(self, job_class: str | None) -> bool:
+        """Whether there is more to say about a class than the default."""
+        return job_class in self._classes
 
     def foresee(self, job_class: str, core_s: float, size: float | None = None) -> None:
         """Take in what a running job is going to use, unless a job of its class is over already."""
@@ -116,15 +108,6 @@ class CostEstimator:
         known = self._classes.get(job_class)
         if known is not None and not known.finished:
             del self._classes[job_class]
-
-    def learn_declared(self, user: str, core_s: float, declared_core_s: float) -> None:
-        """Take in what a job needs and what was declared for it."""
-        if declared_core_s > 0:
-            factors = self._understated.setdefault(user, deque(maxlen=_REMEMBERED))
-            factors.append(core_s / declared_core_s)
-            self._understated.move_to_end(user)
-            if len(self._understated) > self._max_classes:
-                self._understated.popitem(last=False)
 
     def stages(self, job_class: str | None) -> int | None:
         """Number of stages that the last job of the class had; None if unknown."""
@@ -187,33 +170,43 @@ class CostEstimator:
         absolute = sorted(abs(error) for error in self._errors)
         return EstimateError(self._count, median(self._errors), absolute[math.ceil(0.9 * len(absolute)) - 1])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what was learned; the file is replaced as a whole."""
-        target = Path(path)
-        document = {
+    def snapshot(self) -> dict[str, Any]:
+        """What was learned, in plain values of its own: it may be written while the estimator goes on."""
+        return {
             "format": _FORMAT,
             "classes": [
                 {"name": name, "stages": known.stages, "runs": [list(run) for run in known.runs]}
                 for name, known in self._classes.items()
                 if known.finished
             ],
+            "errors_log2": list(self._errors),
+            "error_count": self._count,
         }
+
+    @staticmethod
+    def write(snapshot: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+        """Write a :meth:`snapshot`; the file is replaced as a whole."""
+        target = Path(path)
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
         ) as file:
             try:
-                json.dump(document, file)
+                json.dump(snapshot, file)
                 file.close()
                 Path(file.name).replace(target)
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was learned; with other threads at the estimator, take a snapshot under their lock."""
+        self.write(self.snapshot(), path)
+
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], *, default_core_s: float = 10.0, max_classes: int = 10_000
     ) -> CostEstimator:
-        """Estimator with what :meth:`save` wrote.
+        """Estimator with what :meth:`write` wrote.
 
         Raises
         ------
@@ -238,6 +231,8 @@ class CostEstimator:
             estimator._classes[name] = known
         while len(estimator._classes) > estimator._max_classes:
             estimator._classes.popitem(last=False)
+        estimator._errors.extend(_errors_of(document, f"{path}"))
+        estimator._count = document["error_count"]
         return estimator
 
 
@@ -267,5 +262,21 @@ def _class_of(entry: Any, where: str) -> tuple[str, _Class]:
     return name, known
 
 
+def _errors_of(document: dict[str, Any], where: str) -> list[float]:
+    """The validated error window of the file; their count is validated with it."""
+    errors, count = document.get("errors_log2"), document.get("error_count")
+    if not (isinstance(errors, list) and all(_is_finite(error) for error in errors)):
+        raise EstimatesFileError(f"'errors_log2' of {where} must be a list of finite numbers")
+    if type(count) is not int or count < len(errors):
+        raise EstimatesFileError(
+            f"'error_count' of {where} must be a whole number of at least {len(errors)} (got {count!r})"
+        )
+    return errors
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def _is_cost(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
+    return _is_finite(value) and value >= 0

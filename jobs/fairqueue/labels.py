@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 from jobs.fairqueue.errors import InvariantError
 
-LIMIT = 2**30  # the difference of two labels still fits an Int
+LIMIT = 2**30 - 1  # the difference of two labels fits an Int
 _STEP = 2**18  # between neighbours at the ends of the order
 
 Key: TypeAlias = tuple[float, int, int]
@@ -40,8 +40,9 @@ class OrderLabels:
         self._entries: list[tuple[Key, Hashable]] = []  # sorted; keys are unique, so items are not compared
         self._keys: dict[Hashable, Key] = {}
         self._labels: dict[Hashable, int] = {}
+        self._told: dict[Hashable, int] = {}  # labels as take_changes gave them last
         self._dirty: set[Hashable] = set()  # items whose place may have changed since labels were assigned
-        self._changed: set[Hashable] = set()
+        self._changed: set[Hashable] = set()  # items that were given a label since then
         self.relabelled = 0  # labels written to items that had not moved
 
     def __len__(self) -> int:
@@ -68,6 +69,7 @@ class OrderLabels:
             return
         del self._entries[bisect_left(self._entries, (key,))]
         self._labels.pop(item, None)
+        self._told.pop(item, None)
         self._dirty.discard(item)
         self._changed.discard(item)
 
@@ -81,10 +83,13 @@ class OrderLabels:
         return [item for _, item in self._entries]
 
     def take_changes(self) -> dict[Hashable, int]:
-        """Labels that changed since the last call."""
+        """Labels that are not those of the last call."""
         self._assign()
-        changed, self._changed = self._changed, set()
-        return {item: self._labels[item] for item in changed}
+        labels = {item: self._labels[item] for item in self._changed}
+        changes = {item: label for item, label in labels.items() if self._told.get(item) != label}
+        self._changed.clear()
+        self._told.update(changes)
+        return changes
 
     # ------------------------------------------------------------------ assigning labels
 

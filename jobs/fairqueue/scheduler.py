@@ -10,17 +10,20 @@ What a job is thought to cost
     (:mod:`jobs.fairqueue.estimates`). What is learned later is applied to the jobs that still wait, too:
     otherwise those that nobody has measured yet would overtake their measured like.
 
-    From the first finished task on: ``mean task time x known tasks``, for a measured time of the job itself
-    is worth more than any guess about it. If more stages are expected than are known (the class had more
-    last time, or the owner says so), the part that is still unknown keeps its share of the first estimate:
-    ``measured + first estimate x (1 - known stages / expected stages)``. Where nothing is known about
-    further stages they count from when they appear; service that nobody has asked for cannot be given
+    From the first finished task on: the service of the finished tasks, and for each known task to come the
+    mean task time. In this mean an estimate that rests on anything counts as two tasks more, each of the time
+    that it implies (at most four times what is measured): the first tasks of a job may be cold, and one slow
+    task would put a job with a well-known cost behind all others. If more stages are expected than are known
+    (the class had more last time, or the owner says so), the part that is still unknown keeps its share of
+    the first estimate, ``first estimate x (1 - known stages / expected stages)``. Where nothing is known
+    about further stages they count from when they appear; service that nobody has asked for cannot be given
     anyway, and each new stage is charged at once.
 
     Always: at least the service that it has had. At the end: exactly that.
 
-Each correction moves the account of the job's user by the difference, so a wrong or dishonest estimate can
-reorder a user's own jobs but does not change how much its user gets.
+Each correction moves the account of the job's user by the difference, and service counts before all jobs of
+its user that come earlier in the chain. So a wrong or dishonest estimate, of any job, can reorder a user's
+own jobs but does not change how much its user gets; declarations need no checking of their own.
 
 References
 ----------
@@ -43,7 +46,7 @@ from jobs.fairqueue.errors import (
 )
 from jobs.fairqueue.estimates import CostEstimator
 from jobs.fairqueue.labels import OrderLabels
-from jobs.fairqueue.record import JobRecord, Kin
+from jobs.fairqueue.record import JobRecord
 from jobs.fairqueue.snapshot import JobSnapshot, Snapshot, UserSnapshot
 
 __all__ = ["FairScheduler", "JobSnapshot", "Snapshot", "UserSnapshot"]
@@ -90,7 +93,7 @@ class FairScheduler:
         self._labels = OrderLabels()
         self._jobs: dict[str, JobRecord] = {}
         self._job_of: dict[Hashable, JobRecord] = {}
-        self._unmeasured: dict[Kin, dict[str, JobRecord]] = {}  # by kin
+        self._unmeasured: dict[str, dict[str, JobRecord]] = {}  # by the class that they are guessed by
         self._stage_numbers = 0
 
     # ------------------------------------------------------------------ events
@@ -105,6 +108,7 @@ class FairScheduler:
         job_class: str | None = None,
         size: float | None = None,
         stages: int | None = None,
+        default_core_s: float | None = None,
     ) -> None:
         """A user submits a job.
 
@@ -124,6 +128,8 @@ class FairScheduler:
             Size of the input, in a unit of the class's own; learned costs are scaled by it.
         stages
             Number of stages that the job will have, if its owner knows.
+        default_core_s
+            Cost where none is declared or learned, core-seconds; else the estimator's default.
 
         Raises
         ------
@@ -141,7 +147,12 @@ class FairScheduler:
         if known is not None:
             known.finished = False
             return
-        cost = self._guess(user, cost_core_s, job_class, size)
+        if cost_core_s is not None:
+            cost = cost_core_s
+        elif default_core_s is not None and not self._estimator.knows(job_class):
+            cost = require_cost(f"'default_core_s' of job {job!r}", default_core_s)
+        else:
+            cost = self._estimator.estimate(job_class, size)
         moved = self._clock.add(job, user, cost)
         record = self._jobs[job] = JobRecord(
             job=job,
@@ -153,10 +164,11 @@ class FairScheduler:
             declared_core_s=cost_core_s,
             first_estimate_core_s=cost,
             estimated_core_s=cost,
+            informed=cost_core_s is not None or self._estimator.knows(job_class),
             expected_stages=self._estimator.stages(job_class) if stages is None else stages,
         )
-        if record.kin != (None, None):
-            self._unmeasured.setdefault(record.kin, {})[job] = record
+        if record.guessed_class is not None:
+            self._unmeasured.setdefault(record.guessed_class, {})[job] = record
         self._place(moved)
         self._forget_done()
 
@@ -184,7 +196,14 @@ class FairScheduler:
         return self._labels.label(stage)
 
     def observe(
-        self, now_s: float, job: str, *, finished_core_s: float, finished_tasks: int, known_tasks: int
+        self,
+        now_s: float,
+        job: str,
+        *,
+        finished_core_s: float,
+        finished_tasks: int,
+        known_tasks: int,
+        running_tasks: int = 0,
     ) -> None:
         """The service that a job has had so far; its cost is estimated again.
 
@@ -202,6 +221,8 @@ class FairScheduler:
             Number of these tasks.
         known_tasks
             Number of tasks of all stages known so far, the finished ones included.
+        running_tasks
+            Tasks that hold slots now; for :meth:`snapshot` only.
 
         Raises
         ------
@@ -215,6 +236,7 @@ class FairScheduler:
             return
         record.finished_tasks = max(record.finished_tasks, finished_tasks)
         record.known_tasks = max(record.known_tasks, known_tasks)
+        record.running_tasks = running_tasks
         self._serve(record, finished_core_s)
         self._estimate_again(record)
         self._forget_done()
@@ -269,7 +291,8 @@ class FairScheduler:
             first_estimate, stages = record.first_estimate_core_s, record.stages_seen
             self._estimator.learn(record.job_class, core_s, record.size, first_estimate, stages)
         self._measured(record, core_s if learn else None)
-        self._guess_again(record.kin)
+        if record.guessed_class is not None:
+            self._guess_again(record.guessed_class)
         self._forget_done(record.job)
 
     def set_weight(self, now_s: float, user: str, weight: float) -> None:
@@ -399,46 +422,38 @@ class FairScheduler:
             self._place(self._clock.serve(record.job, finished_core_s))
 
     def _estimate_again(self, record: JobRecord) -> None:
-        """Replace the estimate by what the job's own finished tasks say."""
-        cost = record.measured_core_s()
-        if cost is None:
-            return
-        cost = min(cost, MAX_COST_CORE_S)
-        estimate = record.estimated_core_s
-        if abs(cost - estimate) > _TOLERANCE * estimate or record.realised_core_s > estimate:
+        """Replace the estimate by what the job's own service says."""
+        estimate, measured = record.estimated_core_s, record.measured_core_s()
+        cost = min(record.realised_core_s if measured is None else measured, MAX_COST_CORE_S)
+        new = measured is not None and abs(cost - estimate) > _TOLERANCE * estimate
+        if new or record.realised_core_s > estimate:
             self._charge(record, cost)
-        if self._measured(record, cost):
-            self._guess_again(record.kin)
-
-    def _guess(self, user: str, declared: float | None, job_class: str | None, size: float | None) -> float:
-        """Cost to expect of a job that nobody has measured."""
-        if declared is not None:
-            return self._estimator.correct_declared(user, declared)
-        return self._estimator.estimate(job_class, size)
+        if measured is not None and self._measured(record, cost) and record.guessed_class is not None:
+            self._guess_again(record.guessed_class)
 
     def _measured(self, record: JobRecord, cost_core_s: float | None) -> bool:
         """The cost of a job is more than a guess now; gives whether that is new. None teaches nothing."""
-        unmeasured = self._unmeasured.get(record.kin, {})
-        if unmeasured.pop(record.job, None) is None:
+        job_class = record.guessed_class
+        unmeasured = {} if job_class is None else self._unmeasured.get(job_class, {})
+        if job_class is None or unmeasured.pop(record.job, None) is None:
             return False
         if not unmeasured:
-            del self._unmeasured[record.kin]
+            del self._unmeasured[job_class]
         if cost_core_s is not None:
-            if record.declared_core_s is not None:
-                self._estimator.learn_declared(record.user, cost_core_s, record.declared_core_s)
-            elif record.job_class is not None:
-                self._estimator.foresee(record.job_class, cost_core_s, record.size)
+            self._estimator.foresee(job_class, cost_core_s, record.size)
         return True
 
-    def _guess_again(self, kin: Kin) -> None:
-        """Apply what was learned to the jobs that nobody has measured yet."""
+    def _guess_again(self, job_class: str) -> None:
+        """Apply what was learned of a class to the jobs that nobody has measured yet."""
         changes = {}
-        for record in self._unmeasured.get(kin, {}).values():
-            cost = self._guess(record.user, record.declared_core_s, record.job_class, record.size)
+        informed = self._estimator.knows(job_class)
+        for record in self._unmeasured.get(job_class, {}).values():
+            cost = self._estimator.estimate(job_class, record.size)
             change = cost - record.estimated_core_s
             if abs(change) <= _TOLERANCE * record.estimated_core_s:
                 break  # one experience moves them all alike
             record.first_estimate_core_s = record.estimated_core_s = cost
+            record.informed = informed
             changes[record.job] = change
         if changes:
             self._place(self._clock.correct(changes))
@@ -454,5 +469,5 @@ class FairScheduler:
         for job in {*self._clock.take_done(), *also}:
             record = self._jobs.get(job)
             if record and record.finished and not record.stages and self._clock.is_done(job):
-                self._clock.forget(job)
                 del self._jobs[job]
+                self._place(self._clock.forget(job))

@@ -24,7 +24,11 @@ class UserSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class JobSnapshot:
-    """A job; ``stages`` is the number of its waiting and running stages."""
+    """A job; ``stages`` is the number of its waiting and running stages.
+
+    It is running while tasks of it hold slots, waiting while only its stages wait for some, and idle between
+    its stages.
+    """
 
     job: str
     user: str
@@ -34,7 +38,8 @@ class JobSnapshot:
     realised_core_s: float
     virtual_finish: float
     stages: int
-    state: Literal["waiting", "running", "finished"]
+    running_tasks: int
+    state: Literal["waiting", "running", "idle", "finished"]
 
 
 @dataclass(frozen=True, slots=True)

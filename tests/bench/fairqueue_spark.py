@@ -105,7 +105,7 @@ def _queue(spark: SparkSession, policy: str) -> Iterator[None]:
     if policy not in ("CFQ", "UWFQ"):
         yield
         return
-    with fairqueue.install(spark, policy=policy.lower(), default_core_s=1.0) as installation:
+    with fairqueue.install(spark, policy=policy.lower(), advisory_task_run_time_s=TASK_S) as installation:
         yield
         bad = {"callback_errors", "poll_errors", "calls_lost"} & installation.counters.keys()
         check(not bad, f"errors of the fair queue: {installation.counters}")
@@ -206,7 +206,7 @@ def _cost_of_a_task_set(spark: SparkSession) -> Iterator[Figure]:
     """Time inside the callback while 1,000 task sets of 100 users wait, and of a look at their progress."""
     context = spark.sparkContext
     spent_ms: list[float] = []
-    with fairqueue.install(spark, default_core_s=1.0) as installation:
+    with fairqueue.install(spark) as installation:
         order = installation._hook._python_builder._on_task_set
 
         def timed(manager: object, properties: object) -> None:

@@ -248,6 +248,58 @@ def test_service_used_by_longer_jobs_counts_before_a_shorter_one() -> None:
     clock.check()
 
 
+def test_what_other_jobs_use_moves_a_waiting_job_that_is_virtually_done() -> None:
+    clock = VirtualClock(1)
+    clock.advance(0)
+    clock.add("other", "b", 100)
+    for job in ("x", "y", "z"):
+        clock.add(job, "a", 1)
+    clock.advance(7)  # V = 3.5: a has left, and all its jobs wait
+    assert finishes(clock, "x", "y", "z") == [1, 2, 3]
+    clock.serve("x", 1)
+    assert finishes(clock, "x", "y", "z") == [1, 2, 3]  # it was expected
+    clock.serve("x", 3)
+    assert set(clock.correct({"x": 5})) == {"x", "y", "z"}  # x is the last one now
+    assert finishes(clock, "y", "z", "x") == [1 + 3, 2 + 3, 8]
+    clock.serve("x", 4)
+    assert finishes(clock, "y", "z", "x") == [5, 6, 8]
+    clock.serve("z", 0.5)
+    assert finishes(clock, "y", "z", "x") == [5.5, 6, 8]
+    clock.check()
+
+
+def test_service_after_the_user_was_away_moves_its_old_jobs_on_from_where_they_were() -> None:
+    clock = VirtualClock(1, weights={"a": 2.0})
+    clock.advance(0)
+    clock.add("other", "b", 100)
+    clock.add("old", "a", 2)
+    clock.advance(32)  # W = 3 until a leaves at V = 1, after 3 s
+    assert clock.virtual_time == 30
+    clock.add("new", "a", 8)
+    assert finishes(clock, "old", "new") == [1, 34]
+    clock.serve("new", 6)
+    assert finishes(clock, "old", "new") == [1 + 3, 34]
+    clock.check()
+    clock.set_weight("a", 1.0)  # what lies before or after V counts double
+    assert finishes(clock, "old", "new") == [30 - 2 * 26, 38]
+    clock.check()
+
+
+def test_a_forgotten_job_counts_as_used() -> None:
+    clock = VirtualClock(1)
+    clock.advance(0)
+    for job in ("x", "y", "z"):
+        clock.add(job, "a", 1)
+    clock.advance(10)
+    clock.serve("y", 0.25)
+    assert finishes(clock, "x") == [1.25]
+    assert clock.forget("y") == ["x"]
+    assert finishes(clock, "x", "z") == [2, 3]
+    assert clock.forget("z") == ["x"]
+    assert clock.forget("x") == []
+    assert not clock.users
+
+
 def test_equal_departures_and_long_times() -> None:
     """Thousands of departures at equal virtual times, over a year: nothing drifts and nobody is left."""
     generator = random.Random(7)

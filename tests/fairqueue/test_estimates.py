@@ -52,22 +52,6 @@ def test_a_running_job_stands_for_its_class_until_one_is_over(tmp_path: Path) ->
     assert estimator.estimate("report") == 20.0
 
 
-def test_declarations_are_raised_only_if_all_were_too_low() -> None:
-    estimator = CostEstimator(max_classes=2)
-    for actual in (10.0, 30.0):
-        estimator.learn_declared("a", actual, 5.0)
-    assert estimator.correct_declared("a", 7.0) == 7.0  # two may be chance
-    estimator.learn_declared("a", 20.0, 5.0)
-    assert estimator.correct_declared("a", 7.0) == 14.0
-    estimator.learn_declared("a", 4.0, 5.0)
-    assert estimator.correct_declared("a", 7.0) == 7.0
-    for user in "bc":
-        for _ in range(3):
-            estimator.learn_declared(user, 2.0, 1.0)
-    estimator.learn_declared("a", 1.0, 0.0)
-    assert [estimator.correct_declared(user, 1.0) for user in "abcd"] == [1.0, 2.0, 2.0, 1.0]
-
-
 def test_least_recently_used_classes_are_forgotten() -> None:
     estimator = CostEstimator(1.0, max_classes=3)
     for name in "abc":
@@ -108,6 +92,31 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert len(CostEstimator.load(path, max_classes=1)) == 1
 
 
+def test_the_error_survives_a_restart(tmp_path: Path) -> None:
+    estimator = CostEstimator()
+    for number in range(1500):
+        estimator.learn(None, 2.0 ** (number % 3), estimated_core_s=1.0)
+    estimator.save(tmp_path / "estimates.json")
+    loaded = CostEstimator.load(tmp_path / "estimates.json")
+    assert loaded.error() == estimator.error()
+    assert loaded.error().count == 1500
+    for each in (estimator, loaded):
+        each.learn(None, 32.0, estimated_core_s=1.0)  # the same one leaves the window
+    assert loaded.error() == estimator.error()
+
+
+def test_a_snapshot_does_not_change_with_the_estimator(tmp_path: Path) -> None:
+    estimator = CostEstimator()
+    estimator.learn("scan", 10.0, size=100.0, estimated_core_s=5.0)
+    snapshot = estimator.snapshot()
+    before = json.dumps(snapshot)
+    estimator.learn("scan", 30.0, size=100.0, estimated_core_s=5.0)
+    estimator.learn("other", 1.0)
+    assert json.dumps(snapshot) == before
+    CostEstimator.write(snapshot, tmp_path / "estimates.json")
+    assert CostEstimator.load(tmp_path / "estimates.json").snapshot() == snapshot
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     estimator = CostEstimator()
     estimator.learn("scan", 10.0)
@@ -125,6 +134,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert len(list(tmp_path.iterdir())) == 1
 
 
+EMPTY = {"format": 1, "classes": [], "errors_log2": [], "error_count": 0}
 RUNS = {"name": "scan", "stages": None, "runs": [[1.0, None]]}
 
 
@@ -146,6 +156,10 @@ RUNS = {"name": "scan", "stages": None, "runs": [[1.0, None]]}
         ),
         ({"format": 1, "classes": [{**RUNS, "runs": [[True, None]]}]}, "must be \\[core-seconds, size\\]"),
         ({"format": 1, "classes": [{**RUNS, "runs": [[1, "big"]]}]}, "the size of a run"),
+        ({"format": 1, "classes": []}, "'errors_log2' of .* must be a list of finite numbers"),
+        ({**EMPTY, "errors_log2": [1.0, math.inf]}, "'errors_log2' of .* must be a list of finite numbers"),
+        ({**EMPTY, "errors_log2": [1.0]}, "'error_count' of .* must be .* at least 1 \\(got 0\\)"),
+        ({**EMPTY, "error_count": True}, "'error_count' of .* must be a whole number"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, document: Any, message: str) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.fairqueue.account import Account
 from jobs.fairqueue.clock import VirtualClock
 from jobs.fairqueue.scheduler import FairScheduler
 from tests.oracles.gps import user_service
@@ -28,6 +29,7 @@ class Arrival:
     user: str
     at_s: float
     cost_core_s: float
+    declared_core_s: float | None = None  # by default the cost
 
     @property
     def tasks(self) -> int:
@@ -45,6 +47,7 @@ def lags(arrivals: Sequence[Arrival], weights: dict[str, float], slots: int) -> 
     done = dict.fromkeys(weights, 0.0)
     times_s: list[float] = []
     real: list[dict[str, float]] = []
+    entered: dict[Account, float] = {}  # virtual time at which the account was opened
     while coming or running:
         now_s = min([pair[1].at_s for pair in coming[-1:]] + [entry[0] for entry in running[:1]])
         while running and running[0][0] <= now_s:
@@ -66,13 +69,18 @@ def lags(arrivals: Sequence[Arrival], weights: dict[str, float], slots: int) -> 
                 )
         while coming and coming[-1][1].at_s <= now_s:
             number, job = coming.pop()
-            scheduler.submit_job(now_s, str(number), job.user, cost_core_s=job.cost_core_s)
+            declared = job.cost_core_s if job.declared_core_s is None else job.declared_core_s
+            scheduler.submit_job(now_s, str(number), job.user, cost_core_s=declared)
+            entered.setdefault(scheduler._clock.users[job.user], scheduler.virtual_time)
             scheduler.add_stage(now_s, str(number), number, tasks=job.tasks)
             waiting[number] = job.tasks
         order = iter([stage for stage in scheduler.order() if stage in waiting])
         while len(running) < slots and waiting:
             number = next(order)
             assert isinstance(number, int)
+            account = scheduler._clock.users[arrivals[number].user]
+            counted = account.weight * (scheduler.virtual_finish(str(number)) - entered[account])
+            assert account.service_core_s <= counted + 1e-6
             while len(running) < slots and waiting.get(number):
                 heapq.heappush(
                     running, (now_s + arrivals[number].cost_core_s / arrivals[number].tasks, number)
@@ -121,6 +129,39 @@ def test_no_user_falls_behind_by_more_than_the_bound(
     behind = lags(arrivals, weights, slots)
     for user in weights:
         assert behind[user] <= bound(arrivals, weights, slots, user) + 1e-6
+
+
+@st.composite
+def misdeclared(draw: st.DrawFn) -> tuple[list[Arrival], dict[str, float], int]:
+    """The same workloads; each burst is declared as nothing, too low, right or too high."""
+    arrivals, weights, slots = draw(workloads())
+    factors = st.sampled_from([0.0, 1e-6, 0.1, 0.5, 1.0, 3.0, 100.0])
+    wrong = [replace(job, declared_core_s=job.cost_core_s * draw(factors)) for job in arrivals]
+    return wrong, weights, slots
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@given(misdeclared())
+def test_whatever_is_declared_reported_service_counts_before_the_next_task(
+    workload: tuple[list[Arrival], dict[str, float], int],
+) -> None:
+    """In :func:`lags`: no task runs whose job's virtual finish is below what its user has had already."""
+    arrivals, weights, slots = workload
+    lags(arrivals, weights, slots)
+
+
+def backlog(user: str, declared_core_s: float, jobs: int) -> list[Arrival]:
+    """Two jobs in three cost 5 core-seconds, the third half of one, and all declare the same."""
+    return [Arrival(user, 0, 0.5 if k % 3 == 0 else 5.0, declared_core_s) for k in range(jobs)]
+
+
+@pytest.mark.parametrize("declared_core_s", [0.0, 1e-3, 0.5, 5.0])
+def test_a_backlog_that_is_declared_wrong_takes_no_share_from_others(declared_core_s: float) -> None:
+    """Exactly declared jobs stay within the bound, and the tasks in flight when the error was seen."""
+    arrivals = backlog("wrong", declared_core_s, 60) + [Arrival("right", 0, 5.0)] * 40
+    weights, slots = {"wrong": 1.0, "right": 1.0}, 4
+    behind = lags(arrivals, weights, slots)
+    assert behind["right"] <= bound(arrivals, weights, slots, "right")
 
 
 def overtaking_itself() -> tuple[list[Arrival], dict[str, float], int]:

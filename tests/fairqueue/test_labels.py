@@ -110,3 +110,33 @@ def test_days_of_a_moving_queue() -> None:
             labels.check()
     assert all(abs(labels.label(item)) <= LIMIT for item in labels.order())
     assert writes < 1.02 * 100_000, writes
+
+
+def test_a_label_that_comes_back_is_not_told_again() -> None:
+    """An item that moves away and back between two calls may get its old label again."""
+    labels = OrderLabels()
+    for number in range(3):
+        labels.place(number, (float(number), number, 0))
+    told = labels.take_changes()
+    labels.place(2, (-1.0, 2, 0))
+    assert labels.label(2) < told[0]
+    labels.place(2, (2.0, 2, 0))
+    assert labels.label(2) == told[2]
+    assert labels.take_changes() == {}
+    labels.remove(2)
+    labels.place(2, (2.0, 2, 0))
+    assert labels.take_changes() == {2: told[2]}  # it is another stay in the queue
+
+
+def test_labels_told_are_always_those_in_use() -> None:
+    labels, told = OrderLabels(), dict[Hashable, int]()
+    generator = random.Random(5)
+    for number in range(300):
+        labels.place(number, (generator.random(), number, 0))
+        for moved in generator.choices(range(number + 1), k=3):
+            labels.place(moved, (generator.random(), moved, 0))
+            labels.label(moved)
+        changes = labels.take_changes()
+        assert all(told.get(item) != label for item, label in changes.items())
+        told.update(changes)
+        assert told == {item: labels.label(item) for item in range(number + 1)}

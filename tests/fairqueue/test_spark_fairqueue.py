@@ -131,6 +131,31 @@ def test_a_short_job_passes_the_flood_of_another_user(
     assert not {"callback_errors", "poll_errors", "calls_lost"} & queue.counters.keys()
 
 
+@pytest.mark.parametrize("flood", [[24], [4] * 6])
+def test_a_small_job_of_which_nothing_is_known_passes_a_flood(spark: SparkSession, flood: list[int]) -> None:
+    def sleep(batches: Iterator[Any]) -> Iterator[Any]:
+        time.sleep(0.3)
+        yield from batches
+
+    ended_s: dict[str, float] = {}
+
+    def run(user: str, tasks: int) -> None:
+        with fairqueue.job(spark, user=user):
+            spark.range(0, tasks, 1, tasks).mapInArrow(sleep, "id long").collect()
+        ended_s[user] = time.monotonic()
+
+    spark.range(0, 2, 1, 2).mapInArrow(sleep, "id long").collect()  # Python workers are there
+    with fairqueue.install(spark, weights={"alice": 2}):
+        threads = [threading.Thread(target=run, args=("alice", tasks)) for tasks in flood]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        run("bob", 4)
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    assert ended_s["bob"] < ended_s["alice"] - 0.5
+
+
 def test_a_weight_moves_the_jobs_that_wait(
     spark: SparkSession, queue: fairqueue.Installation, tmp_path: Path
 ) -> None:
@@ -169,10 +194,114 @@ def test_an_error_in_the_callback_costs_no_task_set(
     assert [(line["counter"], line["error"]) for line in logs if "counter" in line] == [
         ("callback_errors", "RuntimeError: broken on purpose")
     ]
+    assert "write_errors" not in queue.counters
     monkeypatch.undo()
     with fairqueue.job(spark, user="alice"):
         spark.range(0, 10, 1, 2).count()
     wait_until(lambda: "alice" in {user.user for user in queue.snapshot().users} or not queue.snapshot().jobs)
+
+
+def test_a_job_that_breaks_the_callback_waits_behind_all_others(
+    spark: SparkSession, queue: fairqueue.Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_task_set = queue._ledger.add_task_set
+
+    def broken_for_mallory(now_s: float, stage: Any, identity: Any, *rest: Any, **named: Any) -> Any:
+        if identity.user == "mallory":
+            raise RuntimeError("broken on purpose")
+        return add_task_set(now_s, stage, identity, *rest, **named)
+
+    monkeypatch.setattr(queue._ledger, "add_task_set", broken_for_mallory)
+    with capture_logs(), Gate(spark, tmp_path) as gate:
+        for number in range(3):
+            gate.submit("alice", 2, f"alice-{number}", cost_core_s=20.0)
+        gate.submit("mallory", 2, "mallory", cost_core_s=1.0)
+        gate.submit("bob", 2, "bob", cost_core_s=1e9)
+    assert gate.order() == ["alice-0", "alice-1", "alice-2", "bob", "mallory"]
+    assert queue.counters["callback_errors"] == 1
+
+
+def test_a_cancelled_job_is_charged_for_its_killed_tasks(
+    spark: SparkSession, queue: fairqueue.Installation
+) -> None:
+    def sleep(batches: Iterator[Any]) -> Iterator[Any]:
+        import time
+
+        time.sleep(1.0)
+        yield from batches
+
+    def run() -> None:
+        spark.sparkContext.setJobGroup("cancelled", "a job that is cancelled")
+        with (
+            pytest.raises(Exception, match="cancelled"),
+            fairqueue.job(spark, user="eve", name="cancelled", job_class="cancelled"),
+        ):
+            spark.range(0, 4, 1, 4).mapInArrow(sleep, "id long").collect()
+
+    charged: list[float | None] = []
+    finish_job = queue._ledger._scheduler.finish_job
+
+    def recorded(now_s: float, job: str, *, core_s: float | None, learn: bool) -> None:
+        charged.append(core_s)
+        assert not learn
+        finish_job(now_s, job, core_s=core_s, learn=learn)
+
+    queue._ledger._scheduler.finish_job = recorded  # type: ignore[method-assign]
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: queue.history(1.0) and queue.history(1.0)[-1].running.get("eve") == 2)
+    time.sleep(0.3)
+    spark.sparkContext.cancelJobGroup("cancelled")
+    thread.join(PATIENCE_S)
+    wait_until(lambda: queue.sizes() == {"jobs": 0, "task_sets": 0})
+    (core_s,) = charged
+    assert core_s is not None
+    assert core_s >= 0.5  # two tasks of at least 0.3 s
+    assert queue.snapshot().estimate_error.count == 0
+
+
+def test_priorities_that_keep_moving_are_written_at_last_with_the_next_poll(
+    spark: SparkSession, queue: fairqueue.Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_locked = queue._hook.write_locked
+    failures = iter(range(3))
+
+    def broken_thrice(priorities: Any) -> None:
+        if next(failures, None) is not None:
+            raise RuntimeError("broken on purpose")
+        write_locked(priorities)
+
+    with capture_logs(), Gate(spark, tmp_path) as gate:
+        for number in range(25):
+            gate.submit(f"user-{number}", 1, f"user-{number}", cost_core_s=10.0 + number)
+        wait_until(lambda: queue.sizes()["task_sets"] == 26)
+        last = order_in_spark(spark)[-1][0]
+        monkeypatch.setattr(queue._hook, "write_locked", broken_thrice)
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            queue.set_weight("user-24", 100.0)
+        wait_until(lambda: queue.counters.get("poll_errors", 0) == 2)
+        wait_until(lambda: last in [name for name, _ in order_in_spark(spark)[:2]])
+    assert "user-24" in gate.order()[:2]  # there are two slots
+
+
+def test_costs_that_cannot_be_saved_stop_nothing(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(fairqueue.CostEstimator, "write", broken)
+    with capture_logs() as logs:
+        queue = fairqueue.install(spark, poll_s=0.05, estimates=tmp_path / "estimates.json")
+        wait_until(lambda: queue.counters.get("save_errors") == 1)
+        assert spark.range(0, 10, 1, 2).count() == 10
+        queue.uninstall()
+    assert queue.counters["save_errors"] == 2
+    assert "poll_errors" not in queue.counters
+    assert [line["error"] for line in logs if line.get("counter") == "save_errors"] == [
+        "RuntimeError: broken on purpose"
+    ]
+    assert builder_of(spark) == FIFO
 
 
 def test_jobs_without_user_and_with_broken_descriptions(
@@ -185,6 +314,7 @@ def test_jobs_without_user_and_with_broken_descriptions(
             thread = threading.Thread(target=spark.range(0, 2, 1, 2).collect)
             thread.start()
             gate.submit(None, 1, "no-user")
+            wait_until(lambda: queue.sizes()["task_sets"] == 3)
             users = {job.user for job in queue.snapshot().jobs}
         finally:
             context.setLocalProperty(JOB_PROPERTY, None)  # type: ignore[arg-type]
@@ -283,7 +413,8 @@ def test_a_spark_without_the_hooks_is_refused_and_left_alone(
         ({"default_weight": float("nan")}, "default_weight.*positive"),
         ({"policy": "lifo"}, "'policy' must be uwfq or cfq"),
         ({"poll_s": 0}, "'poll_s' must be positive"),
-        ({"default_user": " "}, "'default_user' must not be empty"),
+        ({"default_user": " "}, "a user must have a name"),
+        ({"weights": {5: 1.0}}, "a user must have a name"),
     ],
 )
 def test_options_that_break_their_rule(spark: SparkSession, options: dict[str, Any], message: str) -> None:
@@ -297,8 +428,11 @@ def test_options_that_break_their_rule(spark: SparkSession, options: dict[str, A
     ("arguments", "message"),
     [
         ({"cost_core_s": -1.0}, "cost_core_s"),
+        ({"cost_core_s": 1e12}, "'cost_core_s' must be at most"),
         ({"size": float("inf")}, "size"),
         ({"stages": 0}, "stages"),
+        ({"stages": 1.5}, "'stages' must be a whole number"),
+        ({"user": 5}, "'user' must be a text"),
         ({"user": ""}, "'user' must have"),
         ({"name": "x" * 1000}, "'name' must have"),
     ],

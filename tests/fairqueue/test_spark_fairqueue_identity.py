@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.fairqueue.errors import MAX_COST_CORE_S
+from jobs.fairqueue.scheduler import FairScheduler
 from jobs.fairqueue.spark.identity import (
     JOB_PROPERTY,
     MAX_NAME_CHARS,
@@ -56,12 +58,19 @@ def test_the_connection_says_who_the_user_is_and_the_owner_what_the_job_costs() 
     )
     tags = ",".join(["spark-session-1", operation_tag("ann"), session_tag("ann", tag)])
     claims = {"spark.job.tags": tags, JOB_PROPERTY: '{"user": "bob", "job": "bob\'s"}'}
-    assert of(claims) == JobIdentity("ann", "ann job j1", "ann: walk", 12.5, 3.0, 2)
+    assert of(claims) == JobIdentity("ann", "ann job j1", "ann: walk", 12.5, 3.0, 2, class_given=True)
 
 
 @pytest.mark.parametrize("user", ["a_Session_b", f"a_Session_{SESSION}", "a b", "é", "a_Operation_b"])
 def test_users_with_odd_names_over_connect(user: str) -> None:
     assert of({"spark.job.tags": operation_tag(user)}).user == user
+
+
+def test_jobs_that_are_operations_of_connect_say_so() -> None:
+    tags = {"spark.job.tags": operation_tag("a b")}
+    assert of(tags).operation == ("a b", SESSION, OPERATION)
+    named = encode_tag({"job": "of several operations"})
+    assert of({"spark.job.tags": f"{tags['spark.job.tags']},{named}"}).operation is None
 
 
 def test_a_tag_of_the_client_cannot_pass_for_that_of_its_operation() -> None:
@@ -91,7 +100,9 @@ def test_a_client_that_sets_the_tags_itself_stays_who_it_is(tags: str) -> None:
 def test_names_as_the_call_site_prints_them(printed: str, user: str) -> None:
     site = call_site(printed)[:128]
     tags = operation_tag("bob" if user == "bob" else user)
-    assert of({"spark.job.tags": tags, "callSite.short": site}).job == f"{user} operation {OPERATION}"
+    found = of({"spark.job.tags": tags, "callSite.short": site})
+    assert found.user == user
+    assert found.job.endswith(f" operation {OPERATION}")
 
 
 def test_equal_names_of_two_users_are_two_jobs() -> None:
@@ -108,16 +119,49 @@ def test_queries_of_a_connect_user_are_one_class_unless_described() -> None:
     assert of({**begin_of_a_plan, "spark.job.description": "sales by day"}).job_class == "ann: sales by day"
 
 
-@pytest.mark.parametrize("cost", [-1, "12", True, 1e300, None, [1], float("nan"), float("inf")])
+@pytest.mark.parametrize("cost", [-1, "12", True, None, [1], float("nan"), float("inf")])
 def test_a_cost_that_is_none_counts_as_undeclared(cost: object) -> None:
     assert of({JOB_PROPERTY: json.dumps({"cost_core_s": cost})}).cost_core_s is None
+
+
+@pytest.mark.parametrize("cost", [1e12, 1e300, 10**400])
+def test_numbers_beyond_what_the_scheduler_takes_are_its_largest(cost: float) -> None:
+    found = of({JOB_PROPERTY: json.dumps({"cost_core_s": cost, "size": cost, "stages": cost})})
+    assert found.cost_core_s == MAX_COST_CORE_S
+    scheduler = FairScheduler(2)
+    scheduler.submit_job(
+        0.0, "job", "ann", cost_core_s=found.cost_core_s, size=found.size, stages=found.stages
+    )
+    scheduler.add_stage(0.0, "job", "stage")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("alice", "job x"), ("alice job", "x")),
+        (("alice", "x job y"), ("alice job x", "y")),
+        (("alice\\", "x"), ("alice\\ job", "x")),
+        (("alice\n", "x"), ("alice\x00", "x")),
+        (("alice\n", "x"), ("alice\ufffd", "x")),
+        (("alice:", "x"), ("alice", ": x")),
+        (("alice: a", "b"), ("alice", "a: b")),
+    ],
+)
+def test_names_of_two_users_never_meet(one: tuple[str, str], other: tuple[str, str]) -> None:
+    first, second = (
+        of({"spark.job.tags": f"{operation_tag(user)},{encode_tag({'job': name, 'class': name})}"})
+        for user, name in (one, other)
+    )
+    assert first.user != second.user
+    assert first.job != second.job
+    assert first.job_class != second.job_class
 
 
 def test_long_names_are_cut_and_stay_apart() -> None:
     long = "x" * 10_000
     assert len(bounded(long)) <= MAX_NAME_CHARS
     assert bounded(long + "a") != bounded(long + "b")
-    assert bounded("a\nb\x00") == "a\ufffdb\ufffd"
+    assert bounded("a\nb\x00").startswith("a\ufffdb\ufffd… ")
     assert bounded("déjà vu") == "déjà vu"
 
 
@@ -147,7 +191,7 @@ def test_nothing_that_a_client_sends_breaks_it(properties: dict[str, str]) -> No
     for name in (found.user, found.job, found.job_class):
         assert 0 < len(name) <= MAX_NAME_CHARS
         assert name.isprintable()
-    assert found.cost_core_s is None or 0 <= found.cost_core_s <= 1e15
+    assert found.cost_core_s is None or 0 <= found.cost_core_s <= MAX_COST_CORE_S
     assert found.stages is None or found.stages >= 1
 
 

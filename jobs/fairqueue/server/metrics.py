@@ -64,7 +64,9 @@ def _users(snapshot: Snapshot) -> Iterator[Metric]:
     for user in snapshot.users:
         service.add_metric([user.user], user.service_core_s)
     yield service
-    jobs = GaugeMetricFamily(f"{_PREFIX}user_jobs", "Known jobs by state", labels=["user", "state"])
+    jobs = GaugeMetricFamily(
+        f"{_PREFIX}user_jobs", "Known jobs; idle ones are between stages", labels=["user", "state"]
+    )
     for (name, state), count in Counter((job.user, job.state) for job in snapshot.jobs).items():
         jobs.add_metric([name, state], count)
     yield jobs

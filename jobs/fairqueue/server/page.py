@@ -49,7 +49,7 @@ class StatusPage:
             key=lambda job: (job.virtual_finish, job.job),
         )
         known = {user.user for user in queue.users}
-        departed = {user for _, running in status.history for user in running} - known
+        departed = sorted({user for _, running in status.history for user in running} - known)
         running = status.history[-1][1] if status.history else {}
         return self._template.render(
             status=status,
@@ -61,7 +61,8 @@ class StatusPage:
             colours={band.user: band.colour for band in drawn.bands if band.user is not None},
             running=running,
             users=sorted(queue.users, key=lambda user: (not user.backlogged, user.user))[:_ROWS],
-            departed=sorted(departed),
+            departed=departed[:_ROWS],
+            n_users=len(known) + len(departed),
             jobs=unfinished[:_ROWS],
             n_unfinished=len(unfinished),
             states=Counter(job.state for job in queue.jobs),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -39,7 +41,8 @@ def run(settings: Settings) -> int:
     ConfigurationError
         A setting breaks its rule, or other machines could connect without a token.
     ResourceError
-        A package is missing, a port is taken, Spark does not start, or it ends by itself.
+        A package is missing, a port is taken, the file of estimates cannot be written, Spark does not start,
+        or it ends by itself.
     """
     if settings.spark.remote is not None:
         raise ConfigurationError(
@@ -54,10 +57,24 @@ def run(settings: Settings) -> int:
     chosen = settings.server
     token = shared_token(chosen)
     check_exposure(chosen, token)
+    _check_estimates(settings.fairqueue.estimates)
     with listen(chosen.status_host, chosen.status_port, "status_port") as status_socket:
         listen(chosen.host, chosen.port, "port").close()  # Spark opens it itself, later
         with _shared_session(settings, token) as spark, _signals() as stop:  # pyspark has a handler, too
             return _serve(settings, spark, token, status_socket, stop)
+
+
+def _check_estimates(path: Path | None) -> None:
+    """Refuse now a file that could not be written later, when costs have been learned."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ResourceError(f"[fairqueue] 'estimates' must be a file (got the folder {path})")
+    try:
+        tempfile.TemporaryFile(dir=path.absolute().parent).close()  # the file is replaced as a whole
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise ResourceError(f"[fairqueue] 'estimates': cannot write {path} ({reason})") from None
 
 
 class _Stop:
@@ -124,7 +141,6 @@ def _serve(
         weights=queue.weights,
         default_weight=queue.default_weight,
         default_user=queue.default_user,
-        default_core_s=queue.default_core_s,
         grace_s=queue.grace_s,
         estimates=queue.estimates,
         advisory_task_run_time_s=queue.advisory_task_run_time_s,
@@ -171,7 +187,10 @@ def _drain(service: ConnectService, timeout_s: float, stop: _Stop) -> None:
         log.info("waiting for running operations", running=running, longest_s=timeout_s)
 
     try:
-        if not service.drain(timeout_s, waiting, stop.hurried):
-            log.warning("operations that did not end in time are cancelled")
+        left = service.drain(timeout_s, waiting, stop.hurried)
+        if left.running:
+            log.warning("operations that did not end in time are cancelled", operations=len(left.running))
+        if left.uncollected:
+            log.warning("results that no client has collected are dropped", results=len(left.uncollected))
     except (Py4JError, OSError):
         log.warning("Spark got the signal too, and ended before its operations")

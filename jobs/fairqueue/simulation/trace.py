@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.fairqueue.errors import require_positive
 from jobs.fairqueue.simulation.workload import ADVISORY_TASK_RUN_TIME_S, Job, partitioned
 from ppr.errors import DataError, MissingDataError
 
 SCALE = 2.0  # as in arXiv 2510.15485
+MAX_TASKS = 1_000_000  # of the whole trace: every policy simulates each of them
 
 _JOB, _USER, _SUBMIT_S, _RUNTIME_MS, _CORES = (
     "workflow_id",
@@ -47,18 +49,28 @@ def read_trace(
     MissingDataError
         The file or a column is missing.
     DataError
-        A row breaks a rule (it is named), or there is none.
+        The file cannot be read, a row breaks a rule (it is named), there is none, or the jobs make more than
+        :data:`MAX_TASKS` tasks.
     FairQueueParameterError
         ``scale`` or ``advisory_task_run_time_s`` is not positive.
     """
+    require_positive("'advisory_task_run_time_s'", advisory_task_run_time_s)
     found: dict[str, _TraceJob] = {}
+    n_tasks = 0.0
     for row, values in _rows(path):
         job = _TraceJob(values[_USER], _number(path, row, values, _SUBMIT_S))
         first = found.setdefault(values[_JOB], job)
         if (first.user, first.submit_s) != (job.user, job.submit_s):
             raise DataError(f"{path}, row {row}: job {values[_JOB]!r} has another user or submission before")
         run_time_s = _number(path, row, values, _RUNTIME_MS) / 1000
-        first.core_s += run_time_s * _number(path, row, values, _CORES)
+        core_s = run_time_s * _number(path, row, values, _CORES)
+        first.core_s += core_s
+        n_tasks += core_s * scale / advisory_task_run_time_s
+        if n_tasks > MAX_TASKS:
+            raise DataError(
+                f"{path}, row {row}: the trace must hold at most {MAX_TASKS:,} tasks of "
+                f"{advisory_task_run_time_s:g} s (got {n_tasks:.3g} up to here)"
+            )
     if not found:
         raise DataError(f"{path}: empty (no rows)")
     start_s = min(job.submit_s for job in found.values())
@@ -81,6 +93,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         lines = path.open(newline="", encoding="utf-8")
     except FileNotFoundError:
         raise MissingDataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({(error.strerror or '').lower()})") from None
     with lines:
         reader = csv.DictReader(lines, strict=True)
         try:

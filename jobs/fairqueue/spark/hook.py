@@ -7,9 +7,10 @@ of our own, put in by reflection, sees each task set with the properties of its 
 The builder runs inside Spark's scheduler lock, in the thread of its DAG scheduler: an exception there stops
 the whole application. Python may raise, and the way to it may break. The builder is therefore put together
 inside the JVM from method handles: Spark's own builder goes first and adds the task set, then Python is
-called, and whatever that throws is caught and counted. Whatever happens to Python, no task set is lost, and
-it runs in Spark's own order. What remains: while Python does not answer at all (a C extension that keeps the
-GIL), Spark's scheduler waits with it.
+called, and whatever that throws is caught and counted. Whatever happens to Python, no task set is lost: one
+that Python cannot order waits behind all others, and one that Python is not told of keeps Spark's own number.
+What remains: while Python does not answer at all (a C extension that keeps the GIL), Spark's scheduler waits
+with it.
 
 Priorities are changed only under the scheduler's lock, for a sort that sees them change fails. A call back
 has that lock already; :meth:`SchedulerHook.write_locked` takes it through a synchronised map whose mutex is
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from jobs.fairqueue.errors import AlreadyInstalledError, FairQueueParameterError, HooksMissingError
+from jobs.fairqueue.labels import LIMIT
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -32,6 +34,9 @@ _BUILDER = "org.apache.spark.scheduler.SchedulableBuilder"
 _FIFO_BUILDER = "org.apache.spark.scheduler.FIFOSchedulableBuilder"
 _MANAGER = "org.apache.spark.scheduler.TaskSetManager"
 _PING_MS = 2000
+
+LAST_PRIORITY = LIMIT
+"""Behind all labels, and not so far from any that their difference overflows."""
 
 
 class SchedulerHook:

@@ -2,14 +2,14 @@
 
 The user is, in this order: the one that Spark Connect knows the client by, the one that ``fairqueue.job`` was
 given, a default. The job is: the block of ``fairqueue.job``, the Connect operation, the job group, the SQL
-execution (its adaptive stages included), the Spark job. A job's name begins with its user, so that equal
-names of two users never meet.
+execution (its adaptive stages included), the Spark job. Names of jobs and of their classes begin with the
+user, whose own blanks are escaped, so that names of two users never meet.
 
-Properties come from clients. Nothing here raises on them: what cannot be read counts as absent, and names are
-made printable and short. A Connect client can set any Spark setting, and those that begin with ``spark``
-become properties, the tags of its operation included. So the property of ``fairqueue.job`` begins otherwise,
-and the user in the tags is believed only if Spark Connect's call site, which no setting changes, does not
-name another.
+Properties come from clients. Nothing here raises on them: what cannot be read counts as absent, names are
+made printable and short, and numbers are kept within what the scheduler takes. A Connect client can set any
+Spark setting, and those that begin with ``spark`` become properties, the tags of its operation included. So
+the property of ``fairqueue.job`` begins otherwise, and the user in the tags is believed only if Spark
+Connect's call site, which no setting changes, does not name another.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.fairqueue.errors import MAX_COST_CORE_S
+
 JOB_PROPERTY = "fairpath.fairqueue.job"
 """Local property of a classic session that describes the job, as JSON."""
 
@@ -31,6 +33,8 @@ TAG_PREFIX = "fairqueue."
 """Beginning of the tag that describes the job over Spark Connect; base64url of JSON follows."""
 
 MAX_NAME_CHARS = 120
+_MAX_SIZE = 1e18
+_MAX_STAGES = 1e6
 
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _OPERATION_TAG = re.compile(
@@ -40,6 +44,10 @@ _CALL_SITE = re.compile(
     rf'Spark Connect - session_id: "{_UUID}"\s+user_context \{{\s+user_id: "((?:[^"\\]|\\.)*)"'
 )
 _SESSION_TAG = re.compile(rf"SparkConnect_SessionTag_User_.*_Session_{_UUID}_Tag_(.*)", re.S)
+
+
+Operation = tuple[str, str, str]
+"""An operation of Spark Connect: user, session, operation, as Spark names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,10 @@ class JobIdentity:
         Jobs of one class are expected to cost about the same.
     cost_core_s, size, stages
         What the owner declares, or None: core-seconds, size of the input, number of stages.
+    operation
+        The Connect operation that the job is, or None.
+    class_given
+        Whether the owner named the class; else jobs of very different size may share it.
     """
 
     user: str
@@ -62,6 +74,8 @@ class JobIdentity:
     cost_core_s: float | None = None
     size: float | None = None
     stages: int | None = None
+    operation: Operation | None = None
+    class_given: bool = False
 
 
 def identify(
@@ -84,23 +98,26 @@ def identify(
         user = client or ("" if over_connect else _text(declared.get("user")))
     user = user or default_user
     user = bounded(user)
+    prefix = user.replace("\\", "\\\\").replace(" ", "\\ ")
     kind, name = _job(properties, declared, operation, spark_job)
-    label = _text(declared.get("class")) or _label(properties)
+    given = _text(declared.get("class"))
     return JobIdentity(
         user=user,
-        job=bounded(f"{user} {kind} {name}"),
-        job_class=bounded(f"{user}: {label}"),
-        cost_core_s=_number(declared.get("cost_core_s")),
-        size=_number(declared.get("size")),
-        stages=int(_number(declared.get("stages")) or 0) or None,
+        job=bounded(f"{prefix} {kind} {name}"),
+        job_class=bounded(f"{prefix}: {given or _label(properties)}"),
+        class_given=bool(given),
+        cost_core_s=_number(declared.get("cost_core_s"), MAX_COST_CORE_S),
+        size=_number(declared.get("size"), _MAX_SIZE),
+        stages=int(_number(declared.get("stages"), _MAX_STAGES) or 0) or None,
+        operation=(operation[1], operation[2], operation[3]) if operation and kind == "operation" else None,
     )
 
 
 def bounded(name: str) -> str:
-    """``name``, printable and of bounded length; long names keep apart by a digest."""
+    """``name``, printable and of bounded length; names that lose something keep apart by a digest."""
     printable = "".join(character if character.isprintable() else "�" for character in name)
-    if len(printable) <= MAX_NAME_CHARS:
-        return printable
+    if printable == name and len(name) <= MAX_NAME_CHARS:
+        return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{printable[: MAX_NAME_CHARS - 14]}… {digest}"
 
@@ -185,6 +202,6 @@ def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Any, largest: float) -> float | None:
     usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if usable and 0 <= value <= 1e15 and math.isfinite(value) else None
+    return float(min(value, largest)) if usable and 0 <= value < math.inf else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +16,8 @@ import structlog
 from jobs.fairqueue.errors import AlreadyInstalledError, FairQueueParameterError, require_positive
 from jobs.fairqueue.estimates import CostEstimator
 from jobs.fairqueue.scheduler import FairScheduler, Snapshot
-from jobs.fairqueue.spark.hook import SchedulerHook, write
-from jobs.fairqueue.spark.identity import bounded, identify
+from jobs.fairqueue.spark.hook import LAST_PRIORITY, SchedulerHook, write
+from jobs.fairqueue.spark.identity import JobIdentity, bounded, identify
 from jobs.fairqueue.spark.ledger import Changes, Ledger, Sample
 from jobs.fairqueue.spark.progress import StatusReader
 
@@ -46,10 +46,8 @@ class InstallOptions:
     estimates
         File of learned costs, read at the start, written at the end and once a minute; None keeps them in
         memory only.
-    default_core_s
-        Cost of a job about which nothing is known, core-seconds.
     advisory_task_run_time_s
-        How long a task should run at most; jobs that choose their number of tasks go by it, seconds.
+        How long a task should run, seconds: a job about which nothing is known counts as that much per task.
     policy
         ``uwfq``, or ``cfq``: the same without users.
     grace_s
@@ -57,7 +55,8 @@ class InstallOptions:
     poll_s
         Time between two looks at the status store, seconds.
     idle_s
-        A job without active stages for this long is over, seconds.
+        A job whose end is not known is over after this long without a stage, seconds. Known are the ends
+        of operations of Spark Connect and of blocks of :func:`fairqueue.job` in classic sessions.
     history_s
         How far back :meth:`Installation.history` reaches, seconds.
     """
@@ -65,22 +64,22 @@ class InstallOptions:
     weights: Mapping[str, float] = field(default_factory=dict)
     default_weight: float = 1.0
     default_user: str = "default"
-    estimates: Path | None = None
-    default_core_s: float = 10.0
+    estimates: str | Path | None = None
     advisory_task_run_time_s: float = 0.5
     policy: Literal["uwfq", "cfq"] = "uwfq"
     grace_s: float = 2.0
     poll_s: float = 0.5
-    idle_s: float = 1.0
+    idle_s: float = 10.0
     history_s: float = 1800.0
 
     def __post_init__(self) -> None:
+        for user in (*self.weights, self.default_user):
+            if not isinstance(user, str) or not user.strip():
+                raise FairQueueParameterError(f"a user must have a name that is a text (got {user!r})")
         for name in ("advisory_task_run_time_s", "poll_s", "idle_s", "history_s"):
             require_positive(f"{name!r}", getattr(self, name))
         if self.policy not in ("uwfq", "cfq"):
             raise FairQueueParameterError(f"'policy' must be uwfq or cfq (got {self.policy!r})")
-        if not self.default_user.strip():
-            raise FairQueueParameterError(f"'default_user' must not be empty (got {self.default_user!r})")
 
 
 class Installation:
@@ -107,6 +106,7 @@ class Installation:
             policy=options.policy,
             idle_s=options.idle_s,
             max_samples=max(1, round(options.history_s / options.poll_s)),
+            default_task_s=options.advisory_task_run_time_s,
         )
         self._stop = threading.Event()
         self._slots_due_s = self._save_due_s = 0.0
@@ -154,10 +154,13 @@ class Installation:
         """
         self._write_locked(self._ledger.set_weight(time.monotonic(), bounded(user), weight))
 
+    def open_job(self, properties: Mapping[str, str]) -> None:
+        """The job with these properties begins; it is not over before :meth:`close_job`."""
+        self._ledger.open_job(self._identify(properties).job)
+
     def close_job(self, properties: Mapping[str, str]) -> None:
         """Nothing more comes of the job with these properties: it is over when its last stage has ended."""
-        identity = identify(properties, lambda: 0, default_user=self.options.default_user)
-        self._ledger.close_job(identity.job)
+        self._ledger.close_job(self._identify(properties).job)
 
     def uninstall(self) -> None:
         """Restore Spark's own order for all task sets to come, and keep what was learned; idempotent.
@@ -176,22 +179,30 @@ class Installation:
         try:
             self._order(manager, properties)
         except Exception as error:
-            self._count_error("callback_errors", "a task set keeps Spark's own order", error)
+            self._count_error("callback_errors", "a task set waits behind all others", error)
+            self._put_last(manager)
         self._counters["task_sets"] += 1
         self._counters["callback_ns"] += time.perf_counter_ns() - started
 
     def _order(self, manager: Any, properties: Any) -> None:
         stage = _stage_of(manager.name())
-        identity = identify(
+        identity = self._identify(
             self._reader.properties(properties) if properties is not None else {},
             manager.priority,  # the number of the Spark job, until it is changed
-            default_user=self.options.default_user,
         )
         tasks = manager.numTasks()
         changes = self._ledger.add_task_set(time.monotonic(), stage, identity, manager, tasks=tasks)
-        for waiting, label in changes:
-            write(waiting, label)
+        for change in changes:
+            write(change.task_set, change.priority)
+        self._ledger.written(changes)
         self._counters["priorities_written"] += len(changes)
+
+    def _put_last(self, manager: Any) -> None:
+        """Spark's own priority, a small number, would be among the labels, before others' jobs."""
+        try:
+            write(manager, LAST_PRIORITY)
+        except Exception as error:
+            self._count_error("write_errors", "a task set keeps Spark's own priority", error)
 
     # ------------------------------------------------------------------ progress, in a thread of its own
 
@@ -216,6 +227,9 @@ class Installation:
             self._slots = self._reader.slots()
             self._slots_due_s = now_s + _SLOTS_EVERY_S
         reports = self._reader.stages(self._ledger.active_stages())
+        for job, operation in self._ledger.paused_operations(now_s).items():
+            if self._reader.is_over(operation):
+                self._ledger.close_job(job)
         self._write_locked(self._ledger.report(now_s, reports, slots=self._slots))
         if now_s >= self._save_due_s:
             self._save()
@@ -228,13 +242,18 @@ class Installation:
                 self._restore()
 
     def _write_locked(self, changes: Changes) -> None:
-        """Write priorities; a new task set may have moved them meanwhile, then once more."""
+        """Write priorities; those that have moved meanwhile once more, at last with the next poll's."""
         for _ in range(_REWRITES):
             if not changes:
                 return
-            self._hook.write_locked(changes)
+            self._hook.write_locked((change.task_set, change.priority) for change in changes)
             self._counters["priorities_written"] += len(changes)
-            changes = self._ledger.stale(changes)
+            changes = self._ledger.written(changes)
+
+    def _identify(
+        self, properties: Mapping[str, str], spark_job: Callable[[], int] = lambda: 0
+    ) -> JobIdentity:
+        return identify(properties, spark_job, default_user=self.options.default_user)
 
     def _has_ended(self) -> bool:
         """Whether the Spark application is over, or its JVM gone."""
@@ -249,15 +268,20 @@ class Installation:
         self._stop.set()
         with _installing:
             _installations.pop(self.application_id, None)
-        if not self._has_ended():
-            self._hook.restore()
+        try:
+            if not self._has_ended():
+                self._hook.restore()
+        except Exception as error:
+            self._count_error("restore_errors", "Spark's own order is not back", error)
 
     def _save(self) -> None:
+        """Keep what was learned; the file is written while the queue goes on."""
         if self.options.estimates is None:
             return
         try:
-            self._estimator.save(self.options.estimates)
-        except OSError as error:
+            learned = self._ledger.locked(self._estimator.snapshot)
+            CostEstimator.write(learned, self.options.estimates)
+        except Exception as error:
             self._count_error("save_errors", "learned costs are not saved", error)
 
     def _count_error(self, counter: str, consequence: str, error: Exception) -> None:
@@ -348,9 +372,8 @@ def _driver_context(spark: SparkSession) -> SparkContext:
 
 
 def _estimator(options: InstallOptions) -> CostEstimator:
-    if options.estimates is not None and options.estimates.exists():
-        return CostEstimator.load(options.estimates, default_core_s=options.default_core_s)
-    return CostEstimator(options.default_core_s)
+    path = None if options.estimates is None else Path(options.estimates)
+    return CostEstimator() if path is None or not path.exists() else CostEstimator.load(path)
 
 
 def _stage_of(name: str) -> tuple[int, int]:

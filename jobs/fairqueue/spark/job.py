@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jobs.fairqueue.errors import FairQueueParameterError, require_non_negative, require_positive
+from jobs.fairqueue.errors import (
+    FairQueueParameterError,
+    require_cost,
+    require_non_negative,
+    require_positive,
+)
 from jobs.fairqueue.spark.identity import JOB_PROPERTY, MAX_NAME_CHARS, encode_tag
 from jobs.fairqueue.spark.install import installation_of, is_connect
 
@@ -55,11 +60,13 @@ def job(
     """
     _check(user=user, job_class=job_class, name=name)
     if cost_core_s is not None:
-        require_non_negative("'cost_core_s'", cost_core_s)
+        require_cost("'cost_core_s'", cost_core_s)
     if size is not None:
         require_non_negative("'size'", size)
     if stages is not None:
         require_positive("'stages'", stages)
+        if stages != int(stages):
+            raise FairQueueParameterError(f"'stages' must be a whole number (got {stages!r})")
     described: dict[str, Any] = {
         "job": name or uuid.uuid4().hex,
         "user": user,
@@ -98,16 +105,21 @@ def _with_property(spark: SparkSession, description: dict[str, Any]) -> Iterator
     before = context.getLocalProperty(JOB_PROPERTY)
     text = json.dumps(description)
     context.setLocalProperty(JOB_PROPERTY, text)
+    installation = installation_of(spark)
+    if installation is not None:
+        installation.open_job({JOB_PROPERTY: text})
     try:
         yield
     finally:
         context.setLocalProperty(JOB_PROPERTY, before)  # type: ignore[arg-type]
-        if (installation := installation_of(spark)) is not None:
+        if installation is not None:
             installation.close_job({JOB_PROPERTY: text})
 
 
 def _check(**names: str | None) -> None:
     for field, value in names.items():
+        if value is not None and not isinstance(value, str):
+            raise FairQueueParameterError(f"{field!r} must be a text (got {value!r})")
         if value is not None and not 0 < len(value.strip()) <= MAX_NAME_CHARS:
             raise FairQueueParameterError(
                 f"{field!r} must have between 1 and {MAX_NAME_CHARS} characters (got {value!r})"

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from jobs.fairqueue.spark.identity import Operation
+
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
@@ -30,7 +32,7 @@ class StageProgress:
     state
         ``lost`` where the store no longer has it.
     finished_core_s, finished_tasks
-        Core-seconds of the finished tasks, failed ones included, and their number.
+        Core-seconds of the finished tasks, failed and killed ones included, and their number.
     tasks, running_tasks
         All tasks, and those that hold a slot now.
     """
@@ -53,6 +55,7 @@ class StatusReader:
 
     def __init__(self, context: SparkContext) -> None:
         jvm: Any = context._jvm
+        self._jvm = jvm
         gateway: Any = context._gateway
         self._context: Any = context._jsc.sc()
         self._store = self._context.statusStore()
@@ -70,6 +73,8 @@ class StatusReader:
         include = getattr(annotation, "JsonInclude$Value")
         non_default = getattr(annotation, "JsonInclude$Include").NON_DEFAULT
         override.setInclude(include.construct(non_default, non_default))
+        self._no_statuses = jvm.java.util.ArrayList()
+        self._no_quantiles = gateway.new_array(jvm.double, 0)
         self._task_cpus = int(context.getConf().get("spark.task.cpus", "1"))
 
     def properties(self, properties: Any) -> dict[str, str]:
@@ -91,19 +96,30 @@ class StatusReader:
         executors = json.loads(self._mapper.writeValueAsString(self._store.executorList(True)))
         return sum(int(executor["totalCores"]) // self._task_cpus for executor in executors)
 
+    def is_over(self, operation: Operation) -> bool:
+        """Whether Spark Connect, in this driver, has let go of an operation; False where that is unknown."""
+        from py4j.protocol import Py4JError
+
+        try:
+            service = self._jvm.org.apache.spark.sql.connect.service
+            running = getattr(getattr(service, "SparkConnectService$"), "MODULE$").executionManager()
+            return bool(running.getExecuteHolder(service.ExecuteKey(*operation)).isEmpty())
+        except (Py4JError, TypeError):  # no Connect here, or another one
+            return False
+
     def stopped(self) -> bool:
         """Whether the application is over."""
         return bool(self._context.isStopped())
 
     def _ended(self, stage: Stage) -> StageProgress:
-        """A stage that is not active: over, replaced by a later attempt, or not known."""
+        """A stage that is not active: over, or not known."""
         from py4j.protocol import Py4JJavaError
 
         try:
-            data = json.loads(self._mapper.writeValueAsString(self._store.lastStageAttempt(stage[0])))
+            found = self._store.stageAttempt(*stage, False, self._no_statuses, False, self._no_quantiles)
         except Py4JJavaError:  # NoSuchElementException: not yet in the store, or no longer
             return StageProgress("lost")
-        return _progress(data) if _stage(data) == stage else StageProgress("lost")
+        return _progress(json.loads(self._mapper.writeValueAsString(found._1())))
 
 
 def _stage(data: dict[str, Any]) -> Stage:
