@@ -241,7 +241,7 @@ def test_two_connect_clients(tmp_path: Path) -> None:
 
         with process(CLIENT, port, "dave", 1, 4, 0.3, 0.0, log) as dave:  # he says nothing of his job
             jobs = ask("wait for stages dave 1")["jobs"]
-            assert ["dave", "dave: query", 10.0] in jobs
+            assert ["dave", "dave: query", 2.0] in jobs
             dave.wait(PATIENCE_S)
         ask("wait for the end of dave")  # it is known, for the queue would wait longer
 
