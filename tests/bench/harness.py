@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench"
-_PACKAGES = ("numba", "numpy", "scipy", "pyspark")
+_PACKAGES = ("numba", "numpy", "scipy", "pyspark", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,19 @@ def _style(figure: Figure) -> str:
 
 def machine() -> str:
     """One line on the machine and the versions in use."""
-    versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+    versions = ", ".join(_versions())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0))
     return (
         f"{_cpu()}, {cores} cores, {memory:.0f} GiB of memory, {platform.system()}; "
         f"Python {platform.python_version()}, {versions}"
     )
+
+
+def _versions() -> Iterator[str]:
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):  # training machines have no Spark
+            yield f"{package} {version(package)}"
 
 
 def _cpu() -> str:

@@ -11,7 +11,19 @@ from pathlib import Path
 
 from harness import RESULTS, ROOT, Figure, mark, read_figures, shown
 
-TARGETS = ("accuracy", "cost", "speed", "spark", "memory", "gowalla", "fairqueue")
+TARGETS = (
+    "accuracy",
+    "cost",
+    "speed",
+    "spark",
+    "memory",
+    "gowalla",
+    "fairqueue",
+    "policy",
+    "router_choice",
+    "personal_router",
+    "router_items",
+)
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 

@@ -1,0 +1,293 @@
+"""The choice itself, and what can be said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from router.errors import NoCandidateError, ParameterError
+from router.policy.catalogue import Catalogue, per_llm
+from router.policy.constraints import Exclusion, Request, find_exclusions
+from router.policy.exploration import Exploration, Greedy
+
+_NAMED_IN_A_REASON = 3
+_NO_DEMANDS = Request()
+_GREEDY = Greedy()
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
+class Decision:
+    """Which LLM answers a request, with everything that led to it.
+
+    Attributes
+    ----------
+    catalogue
+        The LLMs; arrays below have its order.
+    ranking
+        Positions of the candidates, best value first, int64 [n]. Each fulfils all constraints.
+    chosen
+        Position of the LLM that answers.
+    fallbacks
+        Positions of those to try when it fails, best value first. Each fulfils all constraints.
+    propensities
+        Probability with which each LLM is chosen in this situation, 0 for those left out, float64 [m].
+    scores
+        As given, float64 [m].
+    base_scores
+        Scores without the user's own choices, float64 [m], or None where not given.
+    values
+        What the candidates were ranked by: scores less what cost weighs, float64 [m].
+    cost_usd
+        Expected cost with each LLM, NaN where unknown, float64 [m].
+    exclusions
+        The constraints that applied.
+    """
+
+    catalogue: Catalogue
+    ranking: NDArray[np.int64]
+    chosen: int
+    fallbacks: NDArray[np.int64]
+    propensities: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    base_scores: NDArray[np.float64] | None
+    values: NDArray[np.float64]
+    cost_usd: NDArray[np.float64]
+    exclusions: list[Exclusion]
+
+    def __repr__(self) -> str:
+        return f"<Decision for {self.llm} of {len(self.ranking)} candidates>"
+
+    @property
+    def llm(self) -> str:
+        """Name of the LLM that answers."""
+        return self.catalogue.names[self.chosen]
+
+    @property
+    def fallback_llms(self) -> list[str]:
+        """Names of those to try when it fails, in order."""
+        return [self.catalogue.names[i] for i in self.fallbacks]
+
+    @property
+    def propensity(self) -> float:
+        """Probability with which this LLM was chosen."""
+        return float(self.propensities[self.chosen])
+
+    @property
+    def explored(self) -> bool:
+        """Whether the LLM is not the best by value."""
+        return bool(self.chosen != self.ranking[0])
+
+    def left_out(self) -> dict[str, list[str]]:
+        """Reasons for which LLMs were left out, by name."""
+        return _left_out(self.catalogue, self.exclusions)
+
+    def reason(self) -> str:
+        """Why this LLM, in a few sentences that hold facts of this decision only."""
+        return " ".join([f"{self._lead()}{self._personal_share()}.", *self._blocked()])
+
+    def to_json(self) -> dict[str, Any]:
+        """What a log needs for off-policy evaluation and for showing the decision later."""
+        names = self.catalogue.names
+        return {
+            "llm": self.llm,
+            "fallbacks": self.fallback_llms,
+            "propensity": self.propensity,
+            "explored": self.explored,
+            "reason": self.reason(),
+            "candidates": [
+                {
+                    "llm": names[i],
+                    "score": float(self.scores[i]),
+                    "cost_usd": None if np.isnan(self.cost_usd[i]) else float(self.cost_usd[i]),
+                    "propensity": float(self.propensities[i]),
+                }
+                for i in self.ranking
+            ],
+            "left_out": self.left_out(),
+        }
+
+    def _lead(self) -> str:
+        score, n = f"{self.scores[self.chosen]:.2f}", len(self.ranking)
+        if self.explored:
+            best = int(self.ranking[0])
+            return (
+                f"{self.llm} (score {score}) was drawn to learn more about it, with probability "
+                f"{self.propensity:.2g}; the best of {n} candidates is {self.catalogue.names[best]} "
+                f"(score {self.scores[best]:.2f})"
+            )
+        if n == 1:
+            return f"{self.llm} (score {score}) is the only candidate"
+        if self.scores[self.chosen] < self.scores[self.ranking].max():
+            cost = f"{self.cost_usd[self.chosen]:.3g} USD"
+            return f"{self.llm} is the best of {n} candidates for its price (score {score}, {cost})"
+        return f"{self.llm} has the best score of {n} candidates ({score})"
+
+    def _personal_share(self) -> str:
+        """What the user's own choices did to the score, and to the order."""
+        if self.base_scores is None:
+            return ""
+        moved = self.scores[self.ranking] - self.base_scores[self.ranking]
+        if not np.isfinite(moved).all():
+            return ""
+        own = self.scores[self.chosen] - self.base_scores[self.chosen]
+        text = f"; this user's own choices moved its score by {own:+.2f}"
+        without = self.values[self.ranking] - moved
+        leader = int(np.argmax(without))
+        if without[leader] > without[0]:
+            text += f", and without them {self.catalogue.names[self.ranking[leader]]} would lead"
+        return text
+
+    def _blocked(self) -> Iterator[str]:
+        """The LLMs that only a constraint keeps from standing first."""
+        values = np.where(np.isfinite(self.values), self.values, -np.inf)
+        better = np.flatnonzero(values > self.values[self.ranking[0]])
+        if not len(better):
+            return
+        first = better[np.argsort(-values[better], kind="stable")][:_NAMED_IN_A_REASON]
+        clauses = [f"{self.catalogue.names[i]} {_why(self.exclusions, int(i))}" for i in first]
+        more = f"; and {len(better) - len(first)} more" if len(better) > len(first) else ""
+        yield f"Ranked higher but left out: {'; '.join(clauses)}{more}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How to choose from a catalogue; immutable, threads may share it.
+
+    Parameters
+    ----------
+    catalogue
+        The LLMs.
+    exploration
+        :class:`~router.policy.Greedy`, :class:`~router.policy.EpsilonGreedy` or
+        :class:`~router.policy.Thompson`.
+    cost_weight
+        What one USD weighs, in units of the score, not negative. The score itself may hold the user's taste
+        for cheap answers; this is the operator's.
+    n_fallbacks
+        Most fallbacks to name.
+
+    Raises
+    ------
+    ParameterError
+        A value breaks its rule.
+    """
+
+    catalogue: Catalogue
+    exploration: Exploration = _GREEDY
+    cost_weight: float = 0.0
+    n_fallbacks: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cost_weight < np.inf:
+            raise ParameterError(f"'cost_weight' must be finite and not negative (got {self.cost_weight})")
+        if self.n_fallbacks < 0:
+            raise ParameterError(f"'n_fallbacks' must not be negative (got {self.n_fallbacks})")
+
+    def decide(
+        self,
+        scores: ArrayLike,
+        request: Request = _NO_DEMANDS,
+        *,
+        cost_usd: ArrayLike | None = None,
+        score_sds: ArrayLike | None = None,
+        base_scores: ArrayLike | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Decision:
+        """Choose an LLM for one request.
+
+        Parameters
+        ----------
+        scores
+            Score of each LLM for this user and query, higher is better, [m]. NaN leaves an LLM out.
+        request
+            Its demands.
+        cost_usd
+            Expected cost of the request with each LLM, NaN where unknown, [m]; by default prices times the
+            request's tokens.
+        score_sds
+            Standard deviations of the scores, [m]; Thompson sampling needs them.
+        base_scores
+            Scores without the user's own choices, [m]; only the reason uses them.
+        rng
+            Source of the draw; needed unless the policy is greedy.
+
+        Returns
+        -------
+        Decision
+            Ties in value go to the cheaper LLM, then to the earlier one.
+
+        Raises
+        ------
+        NoCandidateError
+            No LLM fulfils the constraints; the message has each one's reasons.
+        UnknownNameError
+            The request names an LLM that is not in the catalogue.
+        ParameterError
+            An array has another shape, or ``rng`` or ``score_sds`` is needed and missing.
+        """
+        n_llms = len(self.catalogue)
+        scores = per_llm("scores", scores, n_llms)
+        if cost_usd is None:
+            cost_usd = self.catalogue.cost_usd(request.prompt_tokens, request.answer_tokens)
+        cost_usd = per_llm("cost_usd", cost_usd, n_llms)
+        exclusions = find_exclusions(
+            self.catalogue, request, scores, cost_usd, needs_price=self.cost_weight > 0
+        )
+        values = scores - self.cost_weight * cost_usd if self.cost_weight else scores
+        ranking = self._rank(values, cost_usd, exclusions)
+        sds = None if score_sds is None else per_llm("score_sds", score_sds, n_llms)[ranking]
+        propensities = np.zeros(n_llms)
+        propensities[ranking] = ranked = self.exploration.propensities(values[ranking], sds)
+        chosen = int(ranking[self._draw(ranked, rng)])
+        return Decision(
+            catalogue=self.catalogue,
+            ranking=ranking,
+            chosen=chosen,
+            fallbacks=ranking[ranking != chosen][: self.n_fallbacks],
+            propensities=propensities,
+            scores=scores,
+            base_scores=None if base_scores is None else per_llm("base_scores", base_scores, n_llms),
+            values=values,
+            cost_usd=cost_usd,
+            exclusions=exclusions,
+        )
+
+    def _rank(
+        self, values: NDArray[np.float64], cost_usd: NDArray[np.float64], exclusions: list[Exclusion]
+    ) -> NDArray[np.int64]:
+        """Positions of the LLMs that no constraint leaves out, best first."""
+        excluded = np.zeros(len(self.catalogue), dtype=np.bool_)
+        for exclusion in exclusions:
+            excluded |= exclusion.excluded
+        candidates = np.flatnonzero(~excluded)
+        if not len(candidates):
+            reasons = _left_out(self.catalogue, exclusions)
+            listed = "; ".join(f"{name} {', '.join(why)}" for name, why in reasons.items())
+            raise NoCandidateError(f"no LLM fulfils the request's constraints: {listed}")
+        order = np.lexsort((cost_usd[candidates], -values[candidates]))  # NaN sorts last
+        return candidates[order]
+
+    def _draw(self, propensities: NDArray[np.float64], rng: np.random.Generator | None) -> int:
+        if isinstance(self.exploration, Greedy):
+            return 0
+        if rng is None:
+            raise ParameterError(f"'rng' must be given: {self.exploration} draws at random")
+        bounds = np.cumsum(propensities)
+        # Divided by the last, so that the last is 1 whatever the rounding, and above every draw.
+        return int(np.searchsorted(bounds / bounds[-1], rng.random(), side="right"))
+
+
+def _why(exclusions: list[Exclusion], i: int) -> str:
+    return ", ".join(exclusion.why(i) for exclusion in exclusions if exclusion.excluded[i])
+
+
+def _left_out(catalogue: Catalogue, exclusions: list[Exclusion]) -> dict[str, list[str]]:
+    reasons = {
+        name: [exclusion.why(i) for exclusion in exclusions if exclusion.excluded[i]]
+        for i, name in enumerate(catalogue.names)
+    }
+    return {name: why for name, why in reasons.items() if why}
