@@ -13,21 +13,14 @@ from numpy.typing import NDArray
 from ppr.metrics import HeldOut, ndcg_at_k, recall_at_k
 from router.errors import DataError, ParameterError
 from router.items.ranker import Recommendations
-from router.persona.items import spectral_features
 
 Setting = TypeVar("Setting")
-_DRIFT_RANK = 32
 
 
 def split_interactions(
-    interactions: sp.csr_array, *, fraction: float = 0.2, drift: float = 0.0, seed: int = 0
+    interactions: sp.csr_array, *, fraction: float = 0.2, seed: int = 0
 ) -> tuple[sp.csr_array, sp.csr_array]:
-    """Hold out a share of each user's interactions, rounded down: drawn at random, or as if tastes drifted.
-
-    A split by time is not a random one: some items are in fashion before it, others after. With ``drift``,
-    items get a score from a random direction through their spectral features, so that items of a kind have
-    scores alike, and those of high scores are held out more often. Parameters chosen on a random split
-    promise gains from exact coincidences that do not come true under drift.
+    """Hold out a share of each user's interactions, drawn at random and rounded down.
 
     Parameters
     ----------
@@ -35,8 +28,8 @@ def split_interactions(
         Users × items.
     fraction
         Share held out, in (0, 1).
-    drift
-        Log-odds of being held out, per standard deviation of the score; 0 for a random split.
+    seed
+        Of the draw.
 
     Returns
     -------
@@ -46,38 +39,22 @@ def split_interactions(
     Raises
     ------
     ParameterError
-        ``fraction`` is outside (0, 1), or ``drift`` is negative.
+        ``fraction`` is outside (0, 1).
     DataError
         No user has interactions enough to give one away.
     """
     if not 0.0 < fraction < 1.0:
         raise ParameterError(f"'fraction' must be between 0 and 1, exclusive (got {fraction})")
-    if not 0.0 <= drift < np.inf:
-        raise ParameterError(f"'drift' must not be negative (got {drift})")
-    rng = np.random.default_rng(seed)
     matrix = sp.csr_array(interactions)
     counts = np.diff(matrix.indptr)
     users = np.repeat(np.arange(matrix.shape[0]), counts)
-    keys = rng.gumbel(size=users.size)
-    if drift:
-        keys += drift * _drifting(matrix, rng)[matrix.indices]
-    order = np.lexsort((-keys, users))
+    order = np.lexsort((np.random.default_rng(seed).random(users.size), users))
     rank = np.arange(users.size) - np.repeat(matrix.indptr[:-1], counts)
     held_out = np.empty(users.size, dtype=bool)
     held_out[order] = rank < np.repeat(np.floor(fraction * counts), counts)
     if not held_out.any():
         raise DataError(f"no user has the {int(np.ceil(1 / fraction))} interactions that a split needs")
     return _entries(matrix, users, ~held_out), _entries(matrix, users, held_out)
-
-
-def _drifting(interactions: sp.csr_array, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Scores of items of mean 0 and variance 1, alike for items of a kind, float64 [i]."""
-    features = spectral_features(
-        sp.csr_array(interactions.T), rank=min(_DRIFT_RANK, min(interactions.shape) - 1)
-    )
-    scores = features @ rng.normal(size=features.shape[1])
-    result: NDArray[np.float64] = (scores - scores.mean()) / max(float(scores.std()), 1e-12)
-    return result
 
 
 def _entries(matrix: sp.csr_array, rows: NDArray[np.integer], which: NDArray[np.bool_]) -> sp.csr_array:

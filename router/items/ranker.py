@@ -21,7 +21,7 @@ _CSR = ("indptr", "indices", "data")
 
 def default_terms() -> tuple[tuple[Term, float], ...]:
     """Terms and their weights, as chosen on a validation split of Gowalla's training data."""
-    return (Cooccurrence(), 1.0), (NeighborRidge(), 0.5), (LowPass(), 0.6)
+    return (Cooccurrence(), 0.5), (NeighborRidge(), 0.5), (LowPass(), 0.6)
 
 
 class ItemRanker:

@@ -44,7 +44,7 @@ class Cooccurrence:
     "How Powerful is Graph Convolution for Recommendation?", CIKM 2021, section 4 (GF-CF).
     """
 
-    user_exponent: float = 0.6
+    user_exponent: float = 0.7
     source_exponent: float = 0.6
     target_exponent: float = 0.3
 
@@ -110,7 +110,7 @@ class NeighborRidge:
         ids = np.zeros((n_items, self.n_neighbors), dtype=np.int32)
         weights = np.zeros(ids.shape, dtype=np.float32)
         neighbor_ridge(matrix.indptr, matrix.indices, matrix.data, closeness, penalties, ids, weights)
-        targets = np.repeat(np.arange(n_items), self.n_neighbors)
+        targets = np.repeat(np.arange(n_items, dtype=np.int32), self.n_neighbors)
         found = weights.ravel() != 0.0
         entries = weights.ravel()[found], (ids.ravel()[found], targets[found])
         return ItemMap.of_sparse(sp.csr_array(entries, shape=matrix.shape))
@@ -140,7 +140,7 @@ class LowPass:
     """
 
     rank: int = 512
-    user_exponent: float = 0.3
+    user_exponent: float = 0.4
     item_exponent: float = 0.4
     target_exponent: float = 0.2
     seed: int = 0

@@ -1,7 +1,9 @@
 """Item ranking on Gowalla (LightGCN's split), in closed form, parameters chosen on training data.
 
-A fifth of each user's training interactions is held out to choose by; the test split is read once, with all
-choices made. LightGCN is compared by its published figures: its 1,000 epochs take two days on one such core.
+A fifth of each user's training interactions, drawn at random, is held out to choose by; the test split plays
+no part in the choices. Gains on the one are larger than on the other: the test split is no random one (the
+shares of frequent items in it scatter more than twice as much as chance would have them).
+LightGCN is compared by its published figures: its 1,000 epochs take two days on one such core.
 """
 
 from __future__ import annotations
@@ -37,33 +39,28 @@ from router.loaders import read_adjacency_lists, read_square_adjacency
 K = 20
 N_USERS = 29_858
 CHOOSING_USERS = 5_000
-DRIFT = 2.0
 PUBLISHED = {"LightGCN": (0.1830, 0.1554), "GF-CF": (0.1849, 0.1518), "BSPM": (0.1920, 0.1597)}
 GOAL = (0.192, 0.160)
 # Values tried, one parameter after the other.
 DISCOUNTS = (0.0, 0.1, 0.2, 0.3)
 FILTER_WEIGHTS = (0.03, 0.1, 0.3, 1.0)
 COOCCURRENCE = {
-    "user_exponent": (0.5, 0.6, 0.8, 0.9, 1.0),
-    "source_exponent": (0.4, 0.5, 0.8, 1.0),
-    "target_exponent": (0.1, 0.2, 0.4, 0.5),
+    "user_exponent": (0.4, 0.5, 0.6, 0.7, 0.8),
+    "source_exponent": (0.4, 0.5, 0.6, 0.7, 0.8),
+    "target_exponent": (0.2, 0.25, 0.3, 0.35, 0.4),
 }
 RIDGE = {
-    "user_exponent": (0.2, 0.6, 0.8),
-    "penalty": (4.0, 10.0),
-    "penalty_exponent": (0.25, 0.75),
+    "user_exponent": (0.2, 0.3, 0.4, 0.5),
+    "penalty": (4.0, 7.0, 10.0),
+    "penalty_exponent": (0.25, 0.5, 0.75),
 }
 LOW_PASS = {
-    "item_exponent": (0.3, 0.5),
-    "user_exponent": (0.3, 0.5),
-    "target_exponent": (0.1, 0.3),
+    "item_exponent": (0.3, 0.4, 0.5),
+    "user_exponent": (0.2, 0.3, 0.4),
+    "target_exponent": (0.1, 0.2, 0.3),
 }
 START = {"cooccurrence": 1.0, "ridge": 0.5, "low-pass": 0.6}
-WEIGHTS = {
-    "ridge": (0.1, 0.25, 1.0, 2.0),
-    "low-pass": (0.1, 0.3, 1.0),
-    "cooccurrence": (0.0, 0.5),
-}
+WEIGHTS = {"ridge": (0.25, 0.5, 1.0), "low-pass": (0.3, 0.6, 1.0), "cooccurrence": (0.0, 0.5)}
 
 Chosen = list[tuple[Term, float]]
 
@@ -122,7 +119,7 @@ class Choosing:
     """Choices on the validation split, and the figures they were made by."""
 
     def __init__(self, train: sp.csr_array) -> None:
-        self.part, self.held_out = split_interactions(train, fraction=0.2, drift=DRIFT, seed=0)
+        self.part, self.held_out = split_interactions(train, fraction=0.2, seed=0)
         with_items = np.flatnonzero(np.diff(self.held_out.indptr))
         rng = np.random.default_rng(0)
         self.users = np.sort(rng.choice(with_items, size=CHOOSING_USERS, replace=False))
@@ -145,9 +142,9 @@ class Choosing:
     def ours(self) -> Chosen:
         """Each term by itself, then the weights."""
         terms = (
-            self._search(Cooccurrence(0.7, 0.6, 0.3), COOCCURRENCE),
+            self._search(Cooccurrence(0.6, 0.6, 0.3), COOCCURRENCE),
             self._search(NeighborRidge(0.4, 100, 7.0, 0.5), RIDGE),
-            replace(self._search(LowPass(256, 0.4, 0.4, 0.2), LOW_PASS), rank=512),
+            replace(self._search(LowPass(256, 0.3, 0.4, 0.2), LOW_PASS), rank=512),
         )
         maps = self._maps(terms)
 

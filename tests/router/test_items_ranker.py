@@ -143,23 +143,6 @@ def test_splits_take_a_share_of_each_user() -> None:
         split_interactions(x, fraction=0.02)
 
 
-def test_drift_holds_out_items_of_a_kind_together() -> None:
-    x = taste_groups(n_users=600)
-
-    def shares(drift: float) -> np.ndarray:
-        _, held_out = split_interactions(x, fraction=0.3, drift=drift, seed=1)
-        np.testing.assert_array_equal(np.diff(held_out.indptr), np.floor(0.3 * np.diff(x.indptr)))
-        share = held_out.sum(axis=0) / x.sum(axis=0)
-        return np.stack([share[group::4] for group in range(4)])
-
-    assert shares(0.0).std() < 0.06
-    drifted = shares(3.0)
-    assert drifted.std() > 0.12
-    assert drifted.std(axis=1).mean() < drifted.std()
-    with pytest.raises(ParameterError, match=r"'drift' must not be negative \(got -1\)"):
-        split_interactions(x, drift=-1)
-
-
 def test_quality_counts_hits() -> None:
     held_out = sp.csr_array(np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float32))
 

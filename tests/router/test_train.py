@@ -19,6 +19,7 @@ from router.persona import (
     evaluate_warm,
     load_world,
     new_llm_data,
+    new_user_data,
     warm_data,
 )
 from router.train import PersonalRouter, Progress, Settings, choose_device, train
@@ -199,3 +200,18 @@ def test_bad_input(data: ChoiceData) -> None:
 
 def test_auto_takes_what_there_is() -> None:
     assert choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_beats_the_best_simple_router_on_real_responses(shared_data: Path) -> None:
+    from router.baselines import FactorRouter
+
+    world = load_world(shared_data / "persona-sim")
+    known, _ = new_user_data(warm_data(world, 1, "choice-only"), 0, n_new=600)
+    held_out = np.random.default_rng(0).random(len(known.choices)) < 0.1
+    train_data, validation = known.with_choices(known.choices.take(~held_out)), known.choices.take(held_out)
+    accuracies = []
+    for model in (PersonalRouter(Settings(n_steps=250), device="cpu"), FactorRouter(factor_penalty=10.0)):
+        model.fit(train_data)
+        picks = model.scores(np.arange(known.n_users), np.arange(known.n_queries)).argmax(axis=2)
+        accuracies.append((picks[validation.users, validation.queries] == validation.llms).mean())
+    assert accuracies[0] > accuracies[1]
