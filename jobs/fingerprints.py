@@ -102,7 +102,7 @@ def _compute_spark(
     from jobs.spark_session import session_for_a_job
 
     chosen, params = settings.spark, settings.fingerprints.params()
-    longest = settings.fairqueue.advisory_task_run_time_s / fairqueue.DEFAULT_TASK_RUN_TIME_S
+    longest = settings.fairqueue.advisory_task_run_time_s / fairqueue.ADVISORY_TASK_RUN_TIME_S
     moves = n_sources * params.n_walks * (1.0 / params.restart_prob - 1.0)
     with (
         session_for_a_job(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import tempfile
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from ppr.errors import DataError, MissingDataError
+from ppr.errors import DataError
 from ppr.graph import Graph
 from ppr.inputs import EdgeInput, KeyType, open_edges
+from ppr.readers.text import numbered_lines
 
 _LISTS = (".txt", ".txt.gz")
 
@@ -61,7 +59,7 @@ def read_held_out(path: Path, graph: Graph) -> Interactions:
 def _read_lists(path: Path, graph: Graph) -> Interactions:
     users: list[int | str] = []
     items: list[int | str] = []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         words = line.split()
         try:
             keys = [int(word) for word in words] if graph.nodes.is_integer else words
@@ -73,18 +71,6 @@ def _read_lists(path: Path, graph: Graph) -> Interactions:
         items += keys[1:]
     key_type = graph.nodes.keys.type
     return _interactions(path, pa.chunked_array([users], key_type), pa.chunked_array([items], key_type))
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            yield from enumerate(file, start=1)
-    except FileNotFoundError:
-        raise MissingDataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error})") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: truncated or damaged gzip file ({error})") from None
 
 
 def _interactions(path: Path, users: pa.ChunkedArray, items: pa.ChunkedArray) -> Interactions:

@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from jobs.errors import ConfigurationError
 from jobs.fairqueue.errors import require_positive
+from jobs.fairqueue.tasks import ADVISORY_TASK_RUN_TIME_S
 from ppr.params import FingerprintParams
 
 ENV_PREFIX = "FAIRPATH_"
@@ -188,7 +189,8 @@ class FairQueueSettings(_Section):
         default=2.0, description="pause after which a user's job counts as a new one"
     )
     advisory_task_run_time_s: PositiveFloat = Field(
-        default=0.5, description="longest that a task should run; an unknown job counts as that much per task"
+        default=ADVISORY_TASK_RUN_TIME_S,
+        description="longest that a task should run; an unknown job counts as that much per task",
     )
     estimates: OptionalPath = Field(
         default=None, description="file that keeps the learned costs over restarts; none forgets them"

@@ -33,15 +33,11 @@ from jobs.fairqueue.spark.install import (
 )
 from jobs.fairqueue.spark.job import job
 from jobs.fairqueue.spark.ledger import Sample
-from jobs.fairqueue.spark.partitioning import (
-    DEFAULT_TASK_RUN_TIME_S,
-    n_tasks,
-    partition_settings,
-    sql_conf,
-)
+from jobs.fairqueue.spark.partitioning import partition_settings, sql_conf
+from jobs.fairqueue.tasks import ADVISORY_TASK_RUN_TIME_S, n_tasks
 
 __all__ = [
-    "DEFAULT_TASK_RUN_TIME_S",
+    "ADVISORY_TASK_RUN_TIME_S",
     "AlreadyInstalledError",
     "CostEstimator",
     "EstimatesFileError",

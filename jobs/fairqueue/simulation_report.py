@@ -12,7 +12,7 @@ from jobs.fairqueue.simulation.experiments import Outcome
 from jobs.fairqueue.simulation.policies import TITLES
 from jobs.fairqueue.simulation.scenarios import SCENARIOS, SLOTS
 from jobs.fairqueue.simulation.study import NOISE_SEEDS, TRACE, Evaluation, Number, Study
-from jobs.fairqueue.simulation.workload import ADVISORY_TASK_RUN_TIME_S
+from jobs.fairqueue.tasks import ADVISORY_TASK_RUN_TIME_S
 from jobs.report import html
 from jobs.report.data import Fact
 from jobs.report.style import RC, SERIES

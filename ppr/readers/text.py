@@ -78,7 +78,7 @@ class TextPart(Part):
         """Batches of the chosen columns as strings, in the order asked for."""
         names = [f"f{i}" for i in range(self._layout.n_columns)]
         chosen = [names[column] for column in columns]
-        with self._open() as file:
+        with _open(self._path) as file:
             try:
                 reader = pc_csv.open_csv(
                     file,
@@ -102,15 +102,10 @@ class TextPart(Part):
         number, _ = next(islice(self._rows(), index, None))
         return number
 
-    def _open(self) -> IO[bytes]:
-        with self._path.open("rb") as file:
-            compressed = file.read(2) == _GZIP_MAGIC
-        return cast(IO[bytes], _CheckedGzip(self._path) if compressed else self._path.open("rb"))
-
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Number and bytes of each line without its end, where the fast reader sees one."""
         with (
-            self._open() as file,
+            _open(self._path) as file,
             io.TextIOWrapper(cast(Any, file), encoding="utf-8-sig", errors="surrogateescape") as lines,
         ):
             for number, line in enumerate(lines, start=1):
@@ -160,7 +155,7 @@ class TextPart(Part):
         """Number of lines before the first one with content, that line, and the next one with content."""
         skipped = 0
         content: list[str] = []
-        with self._open() as file:
+        with _open(self._path) as file:
             if file.read(2) in _UTF16_MARKS:
                 raise DataError(f"{self.name}: must be UTF-8 (it begins with the byte order mark of UTF-16)")
         for number, line in self._lines():
@@ -203,6 +198,31 @@ class _CheckedGzip(gzip.GzipFile):
 
     def _damaged(self, error: Exception) -> DataError:
         return DataError(f"{self.name}: truncated or damaged gzip file ({error})")
+
+
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        compressed = file.read(2) == _GZIP_MAGIC
+    return cast(IO[bytes], _CheckedGzip(path) if compressed else path.open("rb"))
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file in UTF-8, plain or gzip (recognised by its content), with their numbers from 1.
+
+    Raises
+    ------
+    MissingDataError
+        The file is not there.
+    DataError
+        It is not UTF-8, or a damaged gzip file.
+    """
+    try:
+        with _open(path) as file, io.TextIOWrapper(cast(Any, file), encoding="utf-8-sig") as lines:
+            yield from enumerate(lines, start=1)
+    except FileNotFoundError:
+        raise MissingDataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error})") from None
 
 
 def simplified(name: str) -> str:

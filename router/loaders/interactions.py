@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from router.errors import DataError, MissingDataError
+from router.loaders.text import numbered_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Interactions:
 
 
 def read_adjacency_lists(path: str | Path) -> Interactions:
-    """Read a line ``user item item ...`` per user, as LightGCN's data sets have; a gzip file where named so.
+    """Read a line ``user item item ...`` per user, as LightGCN's data sets have; plain or gzip.
 
     Users without items are left out.
 
@@ -56,7 +55,7 @@ def read_adjacency_lists(path: str | Path) -> Interactions:
     users: list[int] = []
     lists: list[NDArray[np.int64]] = []
     first_row: dict[int, int] = {}
-    for row, line in _lines(file):
+    for row, line in numbered_lines(file):
         words = line.split()
         if not words:
             continue
@@ -88,7 +87,7 @@ def read_recbole(path: str | Path) -> Interactions:
         A row has another number of columns than the header, a key is empty, or a number is not finite.
     """
     file = Path(path)
-    rows = csv.reader((line for _, line in _lines(file)), delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = csv.reader((line for _, line in numbered_lines(file)), delimiter="\t", quoting=csv.QUOTE_NONE)
     header = [name.partition(":")[0] for name in next(rows, [])]
     for needed in ("user_id", "item_id"):
         if needed not in header:
@@ -182,18 +181,6 @@ def interaction_matrices(
             matrix.data[:] = 1.0
         matrices.append(matrix)
     return matrices, user_keys, item_keys
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            yield from enumerate(file, start=1)
-    except FileNotFoundError:
-        raise MissingDataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error})") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: truncated or damaged gzip file ({error})") from None
 
 
 def _number(path: Path, row: int, column: str, text: str) -> float:

@@ -6,9 +6,7 @@ table of queries × LLMs, or one of interactions.
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from router.errors import DataError, MissingDataError
 from router.loaders.tables import numbers, open_table, strings, vectors
+from router.loaders.text import numbered_lines
 from router.policy import Catalogue, Llm
 
 Doubles = NDArray[np.float64]
@@ -172,7 +171,7 @@ def read_routerbench(path: str | Path) -> ResponseTable:
 
 
 def read_route_profile(responses: str | Path, models: str | Path) -> tuple[ResponseTable, Catalogue]:
-    """Read RouteProfile's answers and its description of the LLMs: two JSON files, gzip where named so.
+    """Read RouteProfile's answers and its description of the LLMs: two JSON files, plain or gzip.
 
     An answer without a score counts as 0, as the set's authors do. Costs are tokens times prices.
 
@@ -253,14 +252,10 @@ def _catalogue(path: Path, names: tuple[str, ...]) -> Catalogue:
 
 
 def _json(path: Path) -> Any:
+    document = "".join(line for _, line in numbered_lines(path))
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise MissingDataError(f"{path}: no such file") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: truncated or damaged gzip file ({error})") from None
-    except ValueError as error:  # of JSON or of UTF-8
+        return json.loads(document)
+    except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
 
 

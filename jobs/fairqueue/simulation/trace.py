@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.fairqueue.errors import require_positive
-from jobs.fairqueue.simulation.workload import ADVISORY_TASK_RUN_TIME_S, Job, partitioned
+from jobs.fairqueue.simulation.workload import Job, partitioned
+from jobs.fairqueue.tasks import ADVISORY_TASK_RUN_TIME_S
 from ppr.errors import DataError, MissingDataError
 
 SCALE = 2.0  # as in arXiv 2510.15485

@@ -10,8 +10,7 @@ from functools import cached_property
 from heapq import heapify, heapreplace
 
 from jobs.fairqueue.errors import FairQueueParameterError, require_non_negative, require_positive
-
-ADVISORY_TASK_RUN_TIME_S = 0.5
+from jobs.fairqueue.tasks import ADVISORY_TASK_RUN_TIME_S, n_tasks
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ def partitioned(
         An argument is not positive.
     """
     require_positive("'core_s'", core_s)
-    require_positive("'advisory_task_run_time_s'", advisory_task_run_time_s)
-    tasks = math.ceil(core_s / advisory_task_run_time_s * (1 - 1e-12))
+    tasks = n_tasks(core_s, advisory_task_run_time_s=advisory_task_run_time_s)
     return (core_s / tasks,) * tasks
 
 

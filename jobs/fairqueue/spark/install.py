@@ -20,6 +20,7 @@ from jobs.fairqueue.spark.hook import LAST_PRIORITY, SchedulerHook, write
 from jobs.fairqueue.spark.identity import JobIdentity, bounded, identify
 from jobs.fairqueue.spark.ledger import Changes, Ledger, Sample
 from jobs.fairqueue.spark.progress import StatusReader
+from jobs.fairqueue.tasks import ADVISORY_TASK_RUN_TIME_S
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -65,7 +66,7 @@ class InstallOptions:
     default_weight: float = 1.0
     default_user: str = "default"
     estimates: str | Path | None = None
-    advisory_task_run_time_s: float = 0.5
+    advisory_task_run_time_s: float = ADVISORY_TASK_RUN_TIME_S
     policy: Literal["uwfq", "cfq"] = "uwfq"
     grace_s: float = 2.0
     poll_s: float = 0.5

@@ -16,27 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from jobs.fairqueue.errors import require_non_negative, require_positive
+from jobs.fairqueue.errors import require_positive
+from jobs.fairqueue.tasks import ADVISORY_TASK_RUN_TIME_S, n_tasks
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-DEFAULT_TASK_RUN_TIME_S = 0.5
 MAX_TASKS = 100_000
 _SMALLEST_BYTES = 1 << 16
-
-
-def n_tasks(cost_core_s: float, *, advisory_task_run_time_s: float = DEFAULT_TASK_RUN_TIME_S) -> int:
-    """Number of tasks of a job of this cost: ``ceil(cost / advisory task run time)``, at least one.
-
-    Raises
-    ------
-    FairQueueParameterError
-        The cost is negative or not finite, or the run time is not positive.
-    """
-    require_non_negative("'cost_core_s'", cost_core_s)
-    require_positive("'advisory_task_run_time_s'", advisory_task_run_time_s)
-    return min(MAX_TASKS, max(1, math.ceil(cost_core_s / advisory_task_run_time_s - 1e-9)))
 
 
 def partition_settings(
@@ -44,7 +31,7 @@ def partition_settings(
     input_bytes: int,
     *,
     shuffle_bytes: int | None = None,
-    advisory_task_run_time_s: float = DEFAULT_TASK_RUN_TIME_S,
+    advisory_task_run_time_s: float = ADVISORY_TASK_RUN_TIME_S,
 ) -> dict[str, str]:
     """Spark SQL settings that cut scans and shuffles of a query into tasks of the advisory run time.
 
@@ -66,7 +53,7 @@ def partition_settings(
     """
     require_positive("'input_bytes'", input_bytes)
     shuffled = input_bytes if shuffle_bytes is None else require_positive("'shuffle_bytes'", shuffle_bytes)
-    tasks = n_tasks(cost_core_s, advisory_task_run_time_s=advisory_task_run_time_s)
+    tasks = min(MAX_TASKS, n_tasks(cost_core_s, advisory_task_run_time_s=advisory_task_run_time_s))
     return {
         "spark.sql.files.maxPartitionBytes": _bytes_each(input_bytes, tasks),
         "spark.sql.files.minPartitionNum": "1",  # so that the size alone decides; Spark would round it down
@@ -84,7 +71,7 @@ def sql_conf(
     input_bytes: int,
     *,
     shuffle_bytes: int | None = None,
-    advisory_task_run_time_s: float = DEFAULT_TASK_RUN_TIME_S,
+    advisory_task_run_time_s: float = ADVISORY_TASK_RUN_TIME_S,
 ) -> Iterator[dict[str, str]]:
     """Set :func:`partition_settings` in a session, for the block; afterwards the settings are as before.
 
