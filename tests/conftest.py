@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
+
+from tests.command_line import Result
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -28,6 +33,33 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real data sets are not there ({folder})")
     return folder
+
+
+@pytest.fixture
+def plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No settings in the environment, and logging as it was afterwards."""
+    for name in [name for name in os.environ if name.startswith(("FAIRPATH_", "SPARK_CONNECT_"))]:
+        monkeypatch.delenv(name)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def fairpath(capsys: pytest.CaptureFixture[str], plain_surroundings: None) -> Callable[..., Result]:
+    """The program, called with arguments; gives its exit code and output."""
+    from jobs.cli import main
+
+    def run(*args: object) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -98,10 +98,9 @@ def spectral_features(interactions: sp.csr_array, *, rank: int = RANK, seed: int
     interactions
         Users × items.
     """
-    by_user, by_item = (np.maximum(interactions.sum(axis=axis), 1.0) ** -0.5 for axis in (1, 0))
-    normalised = (
-        sp.diags_array(by_user) @ sp.csr_array(interactions, dtype=np.float64) @ sp.diags_array(by_item)
-    )
+    matrix = sp.csr_array(interactions, dtype=np.float64)
+    by_user, by_item = (np.maximum(matrix.sum(axis=axis), 1.0) ** -0.5 for axis in (1, 0))
+    normalised = sp.diags_array(by_user) @ matrix @ sp.diags_array(by_item)
     start = np.random.default_rng(seed).normal(size=min(normalised.shape))
     u, s, _ = svds(normalised, k=rank, v0=start)
     features = u * s

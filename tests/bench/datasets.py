@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness import RESULTS, ROOT
+import scipy.sparse as sp
+from harness import RESULTS, ROOT, check
 from numpy.typing import NDArray
 from rmat import write_rmat
 
@@ -18,10 +19,12 @@ from ppr.exact import exact_ppr
 from ppr.graph import Graph
 from ppr.inputs import EdgeInput
 from ppr.metrics import sample_sources
+from router.loaders import read_adjacency_lists, read_square_adjacency
 
 DATA = RESULTS / "data"
 SHARED = ROOT.parent / "shared" / "data"
 RESTART_PROB = 0.15
+GOWALLA_USERS = 29_858
 
 
 def shared_file(name: str) -> Path:
@@ -72,6 +75,15 @@ def rmat(scale: int, n_edges: int) -> Graph:
         drawn.unlink()
 
     return _kept(f"rmat-{scale}-{n_edges}", build)
+
+
+def gowalla() -> tuple[sp.csr_array, sp.csr_array]:
+    """LightGCN's split of Gowalla: users × items of training and test, float32."""
+    train = read_square_adjacency(shared_file("gowalla/s_adj_mat.npz"), GOWALLA_USERS)
+    table = read_adjacency_lists(shared_file("gowalla/test.txt.gz"))
+    check((train.nnz, len(table)) == (810_128, 217_242), "interactions of Gowalla's split")
+    ones = np.ones(len(table), dtype=np.float32)
+    return train, sp.csr_array((ones, (table.users, table.items)), shape=train.shape)
 
 
 def _kept(name: str, build: Callable[[Path], object]) -> Graph:

@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from datasets import shared_file
+from datasets import gowalla, shared_file
 from harness import Figure, at_least, at_most, note, run_alone
-from router_choice import MARGIN, SEEDS, SUPPORTS, gowalla_splits
+from router_choice import MARGIN, SEEDS, SUPPORTS
 
 from router.baselines import FactorRouter, TelemetryRouter
 from router.persona import (
@@ -113,7 +113,7 @@ def new_llm(world: World) -> Iterator[Figure]:
 
 def items(world: World) -> Iterator[Figure]:
     """Gain of new users without choices from the spectral features of their items."""
-    train_split, test_split = gowalla_splits()
+    train_split, test_split = gowalla()
     clusters, features = taste_clusters(train_split + test_split), spectral_features(train_split)
     for rho in (RHO, 0.0):
         gains = np.mean([_item_gain(world, seed, rho, clusters, features) for seed in SEEDS], axis=0)

@@ -8,12 +8,10 @@ reach, less .01.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-import scipy.sparse as sp
-from datasets import shared_file
+from datasets import gowalla, shared_file
 from harness import Figure, at_least, at_most, note, run_alone
 
 from router.baselines import (
@@ -44,7 +42,6 @@ SEEDS = (1, 2, 3)
 SUPPORTS = (0, 1, 3, 5, 10)
 PENALTIES = (5.0, 10.0, 20.0, 40.0)
 VALIDATION = 0.1
-N_USERS = 29_858
 MARGIN = 0.01
 RHOS = (0.0, 0.6)
 
@@ -175,7 +172,7 @@ def _new_llm(world: World, routers: dict[str, tuple[Make, Track]]) -> Iterator[F
 
 def _items(world: World, routers: dict[str, tuple[Make, Track]]) -> Iterator[Figure]:
     """Gain of new users without choices from the spectral features of their items."""
-    train, test = gowalla_splits()
+    train, test = gowalla()
     clusters, features = taste_clusters(train + test), spectral_features(train)
     for rho in RHOS:
         for name in ("MF + queries", "response features"):
@@ -199,16 +196,6 @@ def _item_gain(
     with_items = evaluate_new_users(given.world, seed, make, track, (0,), user_features=own)[0]
     seen, new = (getattr(with_items, p).gain - getattr(without, p).gain for p in ("seen", "new"))
     return float(seen.mean()), float(new.mean())
-
-
-def gowalla_splits() -> tuple[sp.csr_array, sp.csr_array]:
-    adjacency = sp.load_npz(shared_file("gowalla/s_adj_mat.npz")).tocsr()
-    train = sp.csr_array(adjacency[:N_USERS, N_USERS:])
-    with gzip.open(shared_file("gowalla/test.txt.gz"), "rt") as file:
-        rows = [list(map(int, line.split())) for line in file]
-    users = np.repeat([row[0] for row in rows], [len(row) - 1 for row in rows])
-    items = np.concatenate([row[1:] for row in rows]).astype(np.int64)
-    return train, sp.csr_array((np.ones(items.size), (users, items)), shape=train.shape)
 
 
 def _figure(name: str, value: float, known: float | None) -> Figure:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from datasets import shared_file
-from harness import Figure, at_least, at_most, check, note, run_alone
+from datasets import gowalla
+from harness import Figure, at_least, at_most, note, run_alone
 from numpy.typing import NDArray
 
 from router.items import (
@@ -34,10 +34,8 @@ from router.items import (
     search_coordinates,
     split_interactions,
 )
-from router.loaders import read_adjacency_lists, read_square_adjacency
 
 K = 20
-N_USERS = 29_858
 CHOOSING_USERS = 5_000
 PUBLISHED = {"LightGCN": (0.1830, 0.1554), "GF-CF": (0.1849, 0.1518), "BSPM": (0.1920, 0.1597)}
 GOAL = (0.192, 0.160)
@@ -67,8 +65,8 @@ Chosen = list[tuple[Term, float]]
 
 def measure() -> list[Figure]:
     """Choose, fit, evaluate."""
-    train = check_interactions(read_square_adjacency(shared_file("gowalla/s_adj_mat.npz"), N_USERS))
-    check(train.nnz == 810_128, "interactions of the training split")
+    split, held_out = gowalla()
+    train = check_interactions(split)
     started, cpu = time.perf_counter(), time.process_time()
     choosing = Choosing(train)
     methods = {"RP3beta": choosing.rp3beta(), "GF-CF": choosing.gfcf(), "ours": choosing.ours()}
@@ -77,13 +75,12 @@ def measure() -> list[Figure]:
         note("time of choosing", time.perf_counter() - started, "s"),
         note("CPU time of choosing", time.process_time() - cpu, "s"),
     ]
-    figures += _test(train, methods)
+    figures += _test(train, held_out, methods)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return [*figures, at_most("peak memory of the whole run", peak_gb, 4.0, "GB")]
 
 
-def _test(train: sp.csr_array, methods: Mapping[str, Chosen]) -> Iterator[Figure]:
-    held_out = _test_split(train.shape)
+def _test(train: sp.csr_array, held_out: sp.csr_array, methods: Mapping[str, Chosen]) -> Iterator[Figure]:
     reached = {"popularity": item_quality(_popular(train), held_out, k=K)}
     for name, chosen in methods.items():
         cpu = time.process_time()
@@ -99,13 +96,6 @@ def _test(train: sp.csr_array, methods: Mapping[str, Chosen]) -> Iterator[Figure
     for name, (recall, ndcg) in PUBLISHED.items():
         yield note(f"test split, {name}, published: Recall@{K}", recall)
         yield note(f"test split, {name}, published: NDCG@{K}", ndcg)
-
-
-def _test_split(shape: tuple[int, int]) -> sp.csr_array:
-    table = read_adjacency_lists(shared_file("gowalla/test.txt.gz"))
-    check(len(table) == 217_242, "interactions of the test split")
-    values = np.ones(len(table), dtype=np.float32)
-    return sp.csr_array((values, (table.users, table.items)), shape=shape)
 
 
 def _popular(train: sp.csr_array) -> Callable[[NDArray[np.int64], int], Any]:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from html import unescape
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import structlog
 
-from jobs.cli import main
 from jobs.fairqueue.simulation import study
 from jobs.fairqueue.simulation.policies import TITLES
 from jobs.fairqueue.simulation.scenarios import SCENARIOS
 from jobs.fairqueue.simulation.study import Number, run_study
 from jobs.fairqueue.simulation_report import render_simulation_report
+from tests.command_line import Result
 
 TRACE = """workflow_id,user_id,ts_submit_seconds,runtime,resource_amount_requested
 1,ann,0,8000,1
@@ -27,27 +26,9 @@ TRACE = """workflow_id,user_id,ts_submit_seconds,runtime,resource_amount_request
 """
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture(autouse=True)
-def _logs_as_before() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
-
-
 @pytest.fixture
-def simulate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    def run(*args: object) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            main(["fairqueue", "simulate", *map(str, args)])
-        captured = capsys.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
+def simulate(fairpath: Callable[..., Result]) -> Callable[..., Result]:
+    return partial(fairpath, "fairqueue", "simulate")
 
 
 @pytest.fixture(scope="module")

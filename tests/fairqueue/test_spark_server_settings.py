@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import structlog
 
 pytest.importorskip("starlette", reason="the extra 'server' is not installed")
 
@@ -22,27 +20,13 @@ from jobs.fairqueue.server.auth import TOKEN_VARIABLE, check_exposure, is_loopba
 from jobs.fairqueue.server.connect import connect_properties, token_for_spark
 from jobs.layers import load_settings
 from jobs.settings import ServerSettings
+from tests.command_line import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "correct-horse-battery-staple"
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture(autouse=True)
-def _plain_surroundings(monkeypatch):
-    for name in [name for name in os.environ if name.startswith(("FAIRPATH_", "SPARK_CONNECT_"))]:
-        monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("plain_surroundings")
 
 
 @pytest.fixture(autouse=True)
@@ -54,14 +38,8 @@ def _spark_must_not_start(monkeypatch):
 
 
 @pytest.fixture
-def spark_server(capsys) -> Callable[..., Result]:
-    def run(*args: object) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            main(["spark-server", *(str(arg) for arg in args)])
-        captured = capsys.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
+def spark_server(fairpath: Callable[..., Result]) -> Callable[..., Result]:
+    return partial(fairpath, "spark-server")
 
 
 @pytest.mark.parametrize(

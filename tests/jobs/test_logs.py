@@ -13,15 +13,7 @@ from jobs import progress
 from jobs.errors import ConfigurationError
 from jobs.logs import configure_logs, log_failure, plain_interrupts
 
-
-@pytest.fixture(autouse=True)
-def _restore_logging():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("plain_surroundings")
 
 
 def json_lines(capsys) -> list[dict]:
