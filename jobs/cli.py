@@ -23,8 +23,8 @@ from jobs.command import print_result, settings_for
 from jobs.errors import ConfigurationError, exit_code
 from jobs.fairqueue.cli import app as fairqueue
 from jobs.fairqueue.server.cli import spark_server
-from jobs.layers import redact
 from jobs.logs import log_failure, log_interrupt
+from jobs.settings_layers import redact
 
 _DEMO_SECTIONS = ("demo", "graph", "spark", "log")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import typer
 
-from jobs.layers import load_settings, redact
 from jobs.logs import configure_logs
 from jobs.settings import Settings
+from jobs.settings_layers import load_settings, redact
 
 
 def settings_for(

@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 
 import structlog
 
-from jobs.layers import redact
+from jobs.settings_layers import redact
 
 
 def configure_logs(

@@ -1,4 +1,4 @@
-"""Settings of the commands: frozen models with their defaults. :mod:`jobs.layers` puts the layers on top.
+"""Settings of the commands: frozen models with their defaults. :mod:`jobs.settings_layers` fills them.
 
 Nothing is read when this module is imported, nor when :class:`Settings` is constructed. Everywhere the word
 ``none`` stands for "no value" where a setting may have none.
@@ -244,7 +244,7 @@ class LogSettings(_Section):
 
 
 class Settings(BaseSettings):
-    """All settings. Constructing it reads nothing; :func:`jobs.layers.load_settings` reads the layers."""
+    """All settings. Constructing it reads nothing; :func:`~jobs.settings_layers.load_settings` does."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__", enable_decoding=False
@@ -270,5 +270,5 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed: :mod:`jobs.layers` merges the layers and knows their names."""
+        """Only what is passed: :mod:`jobs.settings_layers` merges the layers and knows their names."""
         return (init_settings,)

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from jobs.errors import ConfigurationError
 from jobs.fairqueue.server import connect, serve
 from jobs.fairqueue.server.connect import ConnectService, Operations
-from jobs.layers import load_settings
+from jobs.settings_layers import load_settings
 from ppr.errors import ResourceError
 
 NOTHING_LEFT = Operations(frozenset(), frozenset())

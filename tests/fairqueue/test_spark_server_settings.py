@@ -18,8 +18,8 @@ from jobs.cli import main
 from jobs.errors import ConfigurationError
 from jobs.fairqueue.server.auth import TOKEN_VARIABLE, check_exposure, is_loopback, shared_token
 from jobs.fairqueue.server.connect import connect_properties, token_for_spark
-from jobs.layers import load_settings
 from jobs.settings import ServerSettings
+from jobs.settings_layers import load_settings
 from tests.command_line import Result
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.errors import ConfigurationError
-from jobs.layers import load_settings, redact
 from jobs.settings import FingerprintSettings, Settings
+from jobs.settings_layers import load_settings, redact
 from ppr.params import FingerprintParams
 from ppr.urls import HIDDEN
 

@@ -7,7 +7,7 @@ import typer
 from jobs import options as opt
 from jobs.command import settings_for
 from jobs.errors import ConfigurationError
-from jobs.layers import load_settings
+from jobs.settings_layers import load_settings
 
 
 def spark_server(
