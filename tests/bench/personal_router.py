@@ -32,7 +32,8 @@ from router.persona import (
 )
 from router.persona.items import item_world, spectral_features, taste_clusters
 from router.persona.world import Strength
-from router.train import PersonalRouter, Settings, train
+from router.personal import PersonalRouter
+from router.train import Settings, train
 
 FACTORS: dict[Track, int] = {"choice-only": 12, "telemetry": 16}
 PENALTIES: dict[Strength, float] = {"mild": 10.0, "medium": 10.0, "strong": 10.0}  # see router_choice

@@ -22,7 +22,8 @@ from router.persona import (
     new_user_data,
     warm_data,
 )
-from router.train import PersonalRouter, Progress, Settings, choose_device, train
+from router.personal import PersonalRouter
+from router.train import Progress, Settings, choose_device, train
 from tests.oracles.persona_worlds import write_world
 
 SMALL = Settings(n_factors=4, n_tastes=4, n_steps=250, learning_rate=0.05)
