@@ -23,7 +23,7 @@ check: $(INSTALLED)  ## Lint, formatting, types, and who may import whom
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(INSTALLED) kernels  ## Measure accuracy, cost, speed and memory (docs/benchmarks.md)
+bench: $(INSTALLED) kernels  ## Measure everything in docs/benchmarks.md (a part: make bench-router)
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
 bench-%: $(INSTALLED) kernels

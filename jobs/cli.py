@@ -24,6 +24,7 @@ from jobs.errors import ConfigurationError, exit_code
 from jobs.fairqueue.cli import app as fairqueue
 from jobs.fairqueue.server.cli import spark_server
 from jobs.logs import log_failure, log_interrupt
+from jobs.router_cli import evaluate_router, train_router
 from jobs.settings_layers import redact
 
 _DEMO_SECTIONS = ("demo", "graph", "spark", "log")
@@ -258,6 +259,8 @@ def evaluate(
 def demo(
     out: opt.DemoOut = Path("demo"),
     interactions: opt.Interactions = None,
+    events: opt.EventsOption = None,
+    llms: opt.LlmsOption = None,
     src: opt.Src = None,
     dst: opt.Dst = None,
     weight: opt.Weight = None,
@@ -295,9 +298,10 @@ def demo(
         "log.level": log_level,
         "log.format": log_format,
     }
-    settings = settings_for(
-        given, config, assign, dry_run, _DEMO_SECTIONS, out=out, interactions=interactions
-    )
+    if (events is None) != (llms is None) or (events is not None and interactions is None):
+        raise ConfigurationError("give --events and --llms together, beside --interactions")
+    arguments = {"out": out, "interactions": interactions, "events": events, "llms": llms}
+    settings = settings_for(given, config, assign, dry_run, _DEMO_SECTIONS, **arguments)
     from jobs.demo import run_demo
     from jobs.demo_data import MarketSizes
 
@@ -305,6 +309,8 @@ def demo(
     result = run_demo(
         out=out,
         interactions=interactions,
+        events=events,
+        llms=llms,
         columns={
             name: getattr(settings.graph, name) for name in ("src", "dst", "weight", "delimiter", "header")
         },
@@ -318,6 +324,8 @@ def demo(
         print_result(result)
 
 
+app.command("train-router")(train_router)
+app.command("evaluate-router")(evaluate_router)
 app.command("spark-server")(spark_server)
 
 

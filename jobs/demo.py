@@ -1,4 +1,4 @@
-"""Job: everything once, on example data or a person's own: graph, fingerprints, recommendations, report.
+"""Job: everything once, on example data or a person's own: graph, fingerprints, router, report.
 
 What is known at one moment is the training part, what comes after it the test part (without times, a random
 fifth of each user's rows). Two fingerprint stores are computed from the training graph: complete rows of all
@@ -8,21 +8,21 @@ Their parameters are fixed, not chosen on the test part.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.demo_data import MarketSizes, read_market, write_market
-from jobs.demo_quality import Quality, TestPart, Truth, planted_quality, ranking_quality
+from jobs.demo_files import keep_tables, other_data
+from jobs.demo_quality import Quality, TestPart, Truth, echo_quality, planted_quality, ranking_quality
 from jobs.demo_report import Shown, build_report, show_users
 from jobs.evaluate import most_popular
 from jobs.interactions import read_interactions
@@ -30,13 +30,15 @@ from jobs.progress import show_progress
 from jobs.report import write_report
 from jobs.splits import split_at_random, split_by_time
 from ppr.build import build_graph
-from ppr.errors import OutputExistsError, ParameterError
+from ppr.errors import ParameterError
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
 from ppr.inputs import EdgeInput
-from ppr.manifest import full_disk_is_an_error
 from ppr.params import FingerprintParams
 from ppr.recommend import recommend
+
+if TYPE_CHECKING:
+    from jobs.demo_router_report import ShownRouter
 
 K = 20
 POPULARITY_DISCOUNT = 0.1
@@ -67,6 +69,7 @@ class Data:
     test: pa.Table
     truth: Truth | None
     groups: Mapping[str, str]  # item to category
+    choices: tuple[Path, Path] | None  # of LLMs: events, and the LLMs
 
 
 def run_demo(
@@ -74,6 +77,8 @@ def run_demo(
     out: Path,
     interactions: Path | None = None,
     columns: Mapping[str, Any] | None = None,
+    events: Path | None = None,
+    llms: Path | None = None,
     engine: str = "spark",
     spark: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -90,6 +95,9 @@ def run_demo(
         A person's own file, in any format that ``build-graph`` takes; None generates the example market.
     columns
         How to read that file, as for :func:`jobs.interactions.read_interactions`.
+    events, llms
+        Beside that file, a person's own choices of LLMs and the LLMs, as ``train-router`` reads them; None
+        leaves the router out.
     engine
         ``spark`` or ``local``.
     spark
@@ -109,26 +117,31 @@ def run_demo(
     Raises
     ------
     ParameterError
-        ``engine`` is unknown, or a size or the seed breaks its rule.
+        ``engine`` is unknown, a size or the seed breaks its rule, or one of ``interactions``, ``events`` and
+        ``llms`` is missing that another needs.
     OutputExistsError
         ``out`` holds the demo of other data or sizes.
     DataError
-        The interactions break a rule, or cannot be split.
+        The interactions or events break a rule, or cannot be split.
     ResourceError
         Spark does not start, or the disk is full.
     """
     if engine not in ("spark", "local"):
         raise ParameterError(f"'engine' must be spark or local (got {engine!r})")
-    data = _load(out, interactions, columns, seed, sizes or MarketSizes())
+    if (events is None) != (llms is None) or (events is not None and interactions is None):
+        raise ParameterError("'events' and 'llms' must be given together, and with 'interactions'")
+    own = None if events is None or llms is None else (events, llms)
+    data = _load(out, interactions, columns, own, seed, sizes or MarketSizes())
     echo(f"data          {data.origin}")
     graph = _build(out, data)
     kinds = ", ".join(f"{len(graph.nodes_of_kind(kind)):,} {kind}s" for kind in graph.kinds)
     echo(f"graph         {kinds}, {graph.n_edges:,} edges")
     test = TestPart.from_table(graph, data.test)
     (complete, short), how = _fingerprints(graph, out, engine, spark or {}, seed, echo)
+    router = _route(out, data, graph, complete, seed, echo)
     best = recommend(graph, short, test.users, K, popularity_discount=POPULARITY_DISCOUNT)
     quality = _quality(graph, complete, best, data, test)
-    _echo_quality(quality, len(test.users), data.split, echo)
+    echo_quality(f"Recommendations on {data.split}, {len(test.users):,} users", quality, echo)
     shown = show_users(graph, complete, test, best, data.groups, seed)
     _echo_users(shown, echo)
     report = build_report(
@@ -138,29 +151,41 @@ def run_demo(
         shown,
         {"data": data.origin, "split": data.split, "engine": engine, "how": how},
     )
+    found: dict[str, Any] = {}
+    if router is not None:
+        router.tell(echo)
+        report = replace(report, router=router.report(), training=router.training())
+        found["router"] = router.to_json()
     path = write_report(out / "report.html", report)
-    echo(f"report        {path}")
+    echo(f"\nreport        {path}")
     return {
         "graph": {"nodes": graph.n_nodes, "edges": graph.n_edges, "checksum": graph.checksum},
         "fingerprints": {store.path.name: store.checksum for store in (complete, short)},
         "users": len(test.users),
         "quality": quality,
         "recommendations": {card.user: [item.key for item in card.recommended] for card in shown.cards},
+        **found,
         "report": str(path),
     }
 
 
 def _load(
-    out: Path, interactions: Path | None, columns: Mapping[str, Any] | None, seed: int, sizes: MarketSizes
+    out: Path,
+    interactions: Path | None,
+    columns: Mapping[str, Any] | None,
+    choices: tuple[Path, Path] | None,
+    seed: int,
+    sizes: MarketSizes,
 ) -> Data:
     """Generate or read the interactions, and split them."""
     if interactions is None:
         if (out / TRAIN).exists() and not (out / "market").exists():
-            raise _other_data(out / TRAIN)
+            raise other_data(out / TRAIN)
         market = read_market(write_market(out / "market", seed, sizes))
         table, truth = market.interactions, market.truth
         origin = f"a generated market with {table.num_rows:,} interactions of invented users (seed {seed})"
         groups = dict(zip(*(market.items[name].to_pylist() for name in ("item", "category")), strict=True))
+        choices = (out / "market" / "llm_choices.parquet", out / "market" / "llms.parquet")
     else:
         table, truth, groups = read_interactions(interactions, columns), None, {}
         origin = f"{table.num_rows:,} interactions from {interactions.name}"
@@ -170,44 +195,14 @@ def _load(
     else:
         split = "a random fifth of each user's interactions"
         train, test = split_at_random(table, seed=seed)
-    return Data(origin, split, train, test, truth, groups)
+    return Data(origin, split, train, test, truth, groups, choices)
 
 
 def _build(out: Path, data: Data) -> Graph:
     """Graph of the training part, which is kept beside it."""
-    _write_parts(out, data)
-    with show_progress() as update:
+    keep_tables(out, {TRAIN: data.train, TEST: data.test}, made="graph")
+    with show_progress(lines=False) as update:
         return build_graph(EdgeInput(out / TRAIN), out / "graph", progress=update)
-
-
-def _write_parts(out: Path, data: Data) -> None:
-    """Write both parts, or keep those of an earlier run if they are the same."""
-    with full_disk_is_an_error(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".parts-") as working:
-            missing = []
-            for name, table in ((TRAIN, data.train), (TEST, data.test)):
-                written = Path(working) / name
-                pq.write_table(table, written)
-                if not (out / name).exists():
-                    missing.append(written)
-                elif not _same_table(out / name, written):
-                    raise _other_data(out / name)
-            if missing and (out / "graph").exists():
-                raise _other_data(out / "graph")
-            for written in missing:
-                written.replace(out / written.name)
-
-
-def _same_table(path: Path, other: Path) -> bool:
-    try:
-        return bool(pq.read_table(path).equals(pq.read_table(other)))
-    except (pa.ArrowException, OSError):
-        return False
-
-
-def _other_data(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{path}: exists with other data; choose another output or remove it")
 
 
 def _fingerprints(
@@ -232,7 +227,7 @@ def _fingerprints(
 @contextmanager
 def _engine(name: str, graph: Graph, spark: Mapping[str, Any]) -> Iterator[Compute]:
     """Give a function that computes a store on the engine asked for."""
-    with show_progress() as update:
+    with show_progress(lines=False) as update:
 
         def progress(done: int, total: int) -> None:
             update("fingerprints, blocks", done, total)
@@ -260,6 +255,37 @@ def _engine(name: str, graph: Graph, spark: Mapping[str, Any]) -> Iterator[Compu
             )
 
 
+def _route(
+    out: Path, data: Data, graph: Graph, complete: FingerprintStore, seed: int, echo: Echo
+) -> ShownRouter | None:
+    """Router part; None, with a line that says why, where it cannot run."""
+    if data.choices is None:
+        echo("router        left out: it needs --events and --llms, choices of language models")
+        return None
+    if missing := [name for name in ("torch", "safetensors") if find_spec(name) is None]:
+        echo(
+            f"router        left out: {' and '.join(missing)} not installed (pip install 'fairpath[router]')"
+        )
+        return None
+    from jobs.demo_choices import moment_of
+    from jobs.demo_router import run_router
+    from jobs.demo_router_report import ShownRouter
+
+    events, llms = data.choices
+    run = run_router(
+        out,
+        events=events,
+        llms=llms,
+        graph=graph,
+        fingerprints=complete,
+        moment=moment_of(data.test),
+        truth=data.truth,
+        seed=seed,
+        echo=echo,
+    )
+    return ShownRouter(run, seed)
+
+
 def _quality(graph: Graph, complete: FingerprintStore, best: Ranking, data: Data, test: TestPart) -> Quality:
     """Metrics by method; with the planted truth, its own and each method's share of it."""
     rankings = {
@@ -276,18 +302,9 @@ def _quality(graph: Graph, complete: FingerprintStore, best: Ranking, data: Data
     return quality
 
 
-def _echo_quality(quality: Quality, n_users: int, split: str, echo: Echo) -> None:
-    metrics = list(next(iter(quality.values())))
-    echo(f"\nQuality on {split}, {n_users:,} users")
-    echo(" " * 28 + "".join(f"{metric:>15}" for metric in metrics))
-    for label, values in quality.items():
-        echo(f"  {label:<26}" + "".join(f"{values[metric]:>15.3f}" for metric in metrics))
-
-
 def _echo_users(shown: Shown, echo: Echo) -> None:
     echo("\nRecommendations (* chosen later)")
     for card in shown.cards:
         echo(f"  {card.user}")
         echo("    had   " + ", ".join(item.key for item in card.history))
         echo("    gets  " + ", ".join(item.key + "*" * item.held_out for item in card.recommended))
-    echo("")

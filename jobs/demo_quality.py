@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,16 @@ def ranking_quality(ranked: npt.NDArray[np.int32], test: TestPart, k: int) -> di
         f"Recall@{k}": float(np.nanmean(recall_at_k(ranked, test.held_out, k))),
         f"NDCG@{k}": float(np.nanmean(ndcg_at_k(ranked, test.held_out, k))),
     }
+
+
+def echo_quality(title: str, quality: Quality, echo: Callable[[str], None]) -> None:
+    """Print a table, one line per method."""
+    metrics = list(next(iter(quality.values())))
+    echo(f"\n{title}")
+    widths = {metric: max(15, len(metric) + 2) for metric in metrics}
+    echo(" " * 28 + "".join(f"{metric:>{width}}" for metric, width in widths.items()))
+    for label, values in quality.items():
+        echo(f"  {label:<26}" + "".join(f"{values[metric]:>{width}.3f}" for metric, width in widths.items()))
 
 
 def planted_quality(

@@ -19,6 +19,7 @@ exit  meaning
 from __future__ import annotations
 
 from ppr.errors import DataError, ParameterError
+from router import errors as router_errors
 
 
 class JobError(Exception):
@@ -32,7 +33,10 @@ class ConfigurationError(JobError, ValueError):
 _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (ConfigurationError, 2),
     (ParameterError, 2),
+    (router_errors.ParameterError, 2),
+    (router_errors.NoCandidateError, 2),
     (DataError, 3),
+    (router_errors.DataError, 3),
     (OSError, 3),  # ResourceError is one
     (MemoryError, 3),
 )

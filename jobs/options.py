@@ -23,7 +23,7 @@ def _parquet(path: Path | None) -> Path | None:
 GraphPath = Annotated[Path, Argument(metavar="GRAPH", help="Graph store.")]
 GraphUrl = Annotated[str, Argument(metavar="GRAPH", help="Graph store: a path, or a URL such as s3://...")]
 FingerprintsPath = Annotated[Path, Argument(metavar="FINGERPRINTS", help="Fingerprint store.")]
-StorePath = Annotated[Path, Argument(metavar="STORE", help="Graph or fingerprint store.")]
+StorePath = Annotated[Path, Argument(metavar="STORE", help="Graph store, fingerprint store or bundle.")]
 StorePaths = Annotated[list[Path], Argument(metavar="FINGERPRINTS...", help="Stores of disjoint sources.")]
 InputPaths = Annotated[list[Path], Argument(metavar="INPUT...", help="CSV, TSV (also .gz), Parquet or npz.")]
 OutPath = Annotated[
@@ -112,8 +112,50 @@ Test = Annotated[
 ]
 ExactSample = Annotated[int | None, Option(help="Sources compared with the exact solver.")]
 
+EventsPath = Annotated[Path, Argument(metavar="EVENTS", help="Events (user, query, llm): CSV or Parquet.")]
+LlmsPath = Annotated[Path, Argument(metavar="LLMS", help="The LLMs (llm, prices, ...): CSV or Parquet.")]
+GraphOption = Annotated[Path | None, Option("--graph", help="Graph store of users and items.")]
+QueriesFile = Annotated[
+    Path | None, Option("--queries", help="Queries (id, text or embedding, task): CSV or Parquet.")
+]
+AnswersFile = Annotated[
+    Path | None, Option("--answers", help="Measured answers (query, llm, numbers): CSV or Parquet.")
+]
+ProfilesFile = Annotated[Path | None, Option("--users", help="Users and their attributes: CSV or Parquet.")]
+Encoder = Annotated[
+    Literal["auto", "hashing", "all-MiniLM-L6-v2-int8"] | None, Option(help="Encoder of texts.")
+]
+Device = Annotated[str | None, Option(help="auto (the GPU where there is one), cpu or cuda.")]
+TrainingSteps = Annotated[int | None, Option("--steps", help="Steps of the optimiser.")]
+Factors = Annotated[int | None, Option("--factors", help="Factors of users, queries and LLMs.")]
+Tastes = Annotated[int | None, Option("--tastes", help="Tastes that users are drawn from.")]
+HeldOut = Annotated[float | None, Option(help="Share of the choices that the training is judged by.")]
+Report = Annotated[
+    Path | None, Option(resolve_path=True, help="HTML page of the training; default: beside the bundle.")
+]
+
+BundleOption = Annotated[Path | None, Option("--bundle", help="Bundle to evaluate.")]
+EventsOption = Annotated[Path | None, Option("--events", help="Events (user, query, llm): CSV or Parquet.")]
+HistoryFile = Annotated[
+    Path | None, Option("--history", help="Events that the bundle was trained on, for the baselines.")
+]
+HeldOutShare = Annotated[
+    float | None,
+    Option(help="Instead: share of each user's last events that is judged, the rest is history."),
+]
+Benchmark = Annotated[Literal["persona-sim"] | None, Option(help="Benchmark on simulated users.")]
+BenchmarkData = Annotated[Path | None, Option("--data", help="Folder of the benchmark's data.")]
+Strength = Annotated[
+    Literal["mild", "medium", "strong"] | None, Option(help="How much the simulated users differ.")
+]
+UserSeeds = Annotated[list[int] | None, Option("--seeds", help="Seed of users; repeatable.")]
+Tracks = Annotated[list[str] | None, Option("--tracks", help="choice-only or telemetry; repeatable.")]
+Protocols = Annotated[list[str] | None, Option("--protocols", help="warm or new-users; repeatable.")]
+EvaluationReport = Annotated[Path | None, Option("--report", resolve_path=True, help="HTML page to write.")]
+
 DemoOut = Annotated[Path, Option("--out", "-o", help="Folder of the results.")]
 Interactions = Annotated[Path | None, Option(help="Your own interactions instead of the example.")]
+LlmsOption = Annotated[Path | None, Option("--llms", help="The LLMs of those events: CSV or Parquet.")]
 DemoUsers = Annotated[int | None, Option("--users", help="Users of the example.")]
 DemoItems = Annotated[int | None, Option("--items", help="Items of the example.")]
 DemoInteractions = Annotated[int | None, Option("--n-interactions", help="Interactions of the example.")]

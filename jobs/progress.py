@@ -5,22 +5,35 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Protocol
 
 import structlog
 
 LOG_EVERY_S = 10.0
 
 
+class Update(Protocol):
+    """What a job calls when it has got on."""
+
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+        """Show how far a stage is; ``total`` is None where the end is not known, ``note`` may change."""
+
+
 @contextmanager
-def show_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Give a callback ``(stage, done, total)``; ``total`` is None where the end is not known."""
-    with _bars() if sys.stderr.isatty() else _lines() as update:
+def show_progress(*, lines: bool = True) -> Iterator[Update]:
+    """Give the callback; ``lines`` is whether to log where no person watches."""
+    unwatched = _lines() if lines else nullcontext(_silent)
+    with _bars() if sys.stderr.isatty() else unwatched as update:
         yield update
 
 
+def _silent(stage: str, done: int, total: int | None, note: str = "") -> None:
+    """Show nothing."""
+
+
 @contextmanager
-def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
+def _bars() -> Iterator[Update]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -42,23 +55,23 @@ def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def update(stage: str, done: int, total: int | None) -> None:
+        def update(stage: str, done: int, total: int | None, note: str = "") -> None:
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done, total=total)
+            progress.update(tasks[stage], completed=done, total=total, description=f"{stage} {note}".strip())
 
         yield update
 
 
 @contextmanager
-def _lines(clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str, int, int | None], None]]:
+def _lines(clock: Callable[[], float] = time.monotonic) -> Iterator[Update]:
     log = structlog.get_logger()
     last = clock()
 
-    def update(stage: str, done: int, total: int | None) -> None:
+    def update(stage: str, done: int, total: int | None, note: str = "") -> None:
         nonlocal last
         if clock() - last >= LOG_EVERY_S:
             last = clock()
-            log.info("progress", stage=stage, done=done, total=total)
+            log.info("progress", stage=stage, done=done, total=total, **({"note": note} if note else {}))
 
     yield update

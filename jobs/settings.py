@@ -164,6 +164,35 @@ class EvaluateSettings(_Section):
     seed: int = Field(default=0, description="seed of the sample")
 
 
+class RouterSettings(_Section):
+    """How ``train-router`` reads its files and trains."""
+
+    encoder: Literal["auto", "hashing", "all-MiniLM-L6-v2-int8"] = Field(
+        default="auto", description="encoder of texts; auto takes MiniLM where it is installed, else hashing"
+    )
+    device: str = Field(default="auto", description="auto (the GPU where there is one), cpu, cuda")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="seed of everything drawn")
+    n_factors: PositiveInt | None = Field(
+        default=None, description="factors of users, queries and LLMs; by default 12, 16 with answers"
+    )
+    n_tastes: PositiveInt = Field(default=16, description="tastes that users are drawn from")
+    n_steps: PositiveInt | None = Field(
+        default=None, description="steps of the optimiser; by default 800, 500 with answers"
+    )
+    learning_rate: PositiveFloat = Field(default=0.03, description="in the first half of the steps")
+    threads: PositiveInt = Field(
+        default=1, description="threads of the training on the CPU; results are equal where it is"
+    )
+    held_out: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="share of the choices that the training is judged by"
+    )
+    top_k: PositiveInt = Field(default=50, description="near users, and items, kept of each fingerprint")
+    checkpoint_every: PositiveInt = Field(default=100, description="steps between two checkpoints")
+    stream_bytes: PositiveInt = Field(
+        default=2 << 30, description="size of the events from which Dask spreads the reading over threads"
+    )
+
+
 class DemoSettings(_Section):
     """The built-in example."""
 
@@ -256,6 +285,7 @@ class Settings(BaseSettings):
     query: QuerySettings = QuerySettings()
     recommend: RecommendSettings = RecommendSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    router: RouterSettings = RouterSettings()
     demo: DemoSettings = DemoSettings()
     fairqueue: FairQueueSettings = FairQueueSettings()
     server: ServerSettings = ServerSettings()

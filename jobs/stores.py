@@ -12,10 +12,12 @@ from ppr.fingerprints.writer import FORMAT as FINGERPRINTS
 from ppr.graph import FORMAT as GRAPH
 from ppr.graph import Graph
 from ppr.manifest import MANIFEST
+from router.bundle import FORMAT as ROUTER
+from router.bundle import Bundle
 
 
 def validate(path: Path, graph_path: Path | None) -> dict[str, Any]:
-    """Check every file and every invariant of a graph or fingerprint store.
+    """Check every file and every invariant of a graph store, a fingerprint store or a router's bundle.
 
     Raises
     ------
@@ -23,9 +25,14 @@ def validate(path: Path, graph_path: Path | None) -> dict[str, Any]:
         There is no store.
     StoreError
         The store is damaged, or does not belong to the graph.
+    BundleError
+        The bundle is damaged.
     """
     graph = None if graph_path is None else Graph.open(graph_path)
-    if _format(path) == GRAPH:
+    found = _format(path)
+    if found == ROUTER:
+        return {"store": str(path), "format": ROUTER, "checksum": Bundle.open(path).checksum, "valid": True}
+    if found == GRAPH:
         opened = Graph.open(path)
         return {"store": str(path), "format": GRAPH, "checksum": opened.checksum, "valid": True}
     store = FingerprintStore.open(path, graph=graph)

@@ -5,6 +5,7 @@ On disk, a folder with
 ==========================  =====================================================================
 ``weights.safetensors``     named arrays of the light part that runs per query
 ``embeddings/<name>.npy``   float32 or float16 [n, d], one row per user, item or LLM
+``arrays/<name>.npy``       further arrays, of any length, such as compressed rows of a matrix
 ``nodes.parquet``           keys of users, items and other kinds, in the order of their rows
 ``kinds.npy``               uint8, kind of each key
 ``llms.json``               the LLMs: names, descriptions, prices, context limits, capabilities
@@ -46,7 +47,7 @@ _WEIGHTS = "weights.safetensors"
 _LLMS = "llms.json"
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?")
 _DESCRIBED = ("format", "version", "parameters", "parents", "encoder", "metrics")
-_SHAPES = ("counts", "embeddings", "keys")
+_SHAPES = ("counts", "embeddings", "arrays", "keys")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,6 +66,8 @@ class Bundle:
         Arrays of the light part of the model, by name; read-only.
     embeddings
         Memory-mapped arrays [n, d] by name; read-only. ``user`` and ``user.items`` both have a row per user.
+    arrays
+        Further memory-mapped arrays by name; read-only.
     llms
         The LLMs, in the order of the rows of ``llm`` embeddings.
     encoder
@@ -75,6 +78,7 @@ class Bundle:
     manifest: dict[str, Any]
     weights: dict[str, NDArray[Any]]
     embeddings: dict[str, NDArray[np.floating]]
+    arrays: dict[str, NDArray[Any]]
     llms: Catalogue
     encoder: EncoderIdentity
 
@@ -114,8 +118,12 @@ class Bundle:
             manifest=manifest,
             weights=_load_weights(folder / _WEIGHTS),
             embeddings={
-                name: _map(_embedding_file(folder, name), shape)
+                name: _map(_embedding_file(folder, name), shape, ("float32", "float16"))
                 for name, shape in manifest["embeddings"].items()
+            },
+            arrays={
+                name: _map(_array_file(folder, name), about["shape"], (about["dtype"],))
+                for name, about in manifest["arrays"].items()
             },
             llms=_read_llms(folder / _LLMS),
             encoder=EncoderIdentity.from_json(manifest["encoder"]),
@@ -215,6 +223,7 @@ def write_bundle(
     parameters: Mapping[str, Any],
     parents: Mapping[str, str],
     metrics: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]] | None = None,
 ) -> Bundle:
     """Write a bundle beside its final name, rename it, and open it.
 
@@ -236,6 +245,8 @@ def write_bundle(
     parameters, parents, metrics
         JSON values for the manifest: what the model was made with, checksums of the stores it was made from
         by role, and figures of its evaluation.
+    arrays
+        Further arrays that are to be memory-mapped; numbers of any type and shape.
 
     Raises
     ------
@@ -253,6 +264,11 @@ def write_bundle(
         _check_finite(f"weights {name!r}", array)
     for name, array in embeddings.items():
         _check_embedding(name, array, counts)
+    further = {} if arrays is None else dict(arrays)
+    for name, array in further.items():
+        if not _NAME.fullmatch(name):
+            raise DataError(f"the name of an array must be in lower case (got {name!r})")
+        _check_finite(f"array {name!r}", array)
     digest = hashlib.sha256()
     nodes.update_checksum(digest)
     manifest: dict[str, Any] = {
@@ -264,6 +280,7 @@ def write_bundle(
         "metrics": dict(metrics),
         "counts": counts,
         "embeddings": {name: list(array.shape) for name, array in embeddings.items()},
+        "arrays": {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in further.items()},
         "keys": {"kinds": list(nodes.kinds), "sha256": digest.hexdigest()},
     }
     try:
@@ -275,6 +292,10 @@ def write_bundle(
         (working / "embeddings").mkdir()
         for name, array in embeddings.items():
             np.save(_embedding_file(working, name), np.ascontiguousarray(array))
+        if further:
+            (working / "arrays").mkdir()
+        for name, array in further.items():
+            np.save(_array_file(working, name), np.ascontiguousarray(array))
         nodes.write(working)
         text = json.dumps([llm.to_json() for llm in llms.llms], indent=2, ensure_ascii=False)
         (working / _LLMS).write_text(text + "\n", encoding="utf-8")
@@ -347,15 +368,21 @@ def _embedding_file(folder: Path, name: str) -> Path:
     return folder / "embeddings" / f"{name}.npy"
 
 
-def _map(path: Path, shape: Sequence[int]) -> NDArray[np.floating]:
-    """Memory-map an embedding and check its type and shape."""
+def _array_file(folder: Path, name: str) -> Path:
+    return folder / "arrays" / f"{name}.npy"
+
+
+def _map(path: Path, shape: Sequence[int], dtypes: Sequence[str]) -> NDArray[Any]:
+    """Memory-map an array and check its type and shape."""
     try:
         # An array without entries cannot be mapped.
         array: NDArray[Any] = np.load(path, mmap_mode="r" if min(shape) else None, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise BundleError(f"{path}: not a readable array ({error})") from None
-    if array.dtype not in (np.float32, np.float16) or list(array.shape) != list(shape):
-        raise BundleError(f"{path}: must be floats {list(shape)} (got {array.dtype} {list(array.shape)})")
+    if str(array.dtype) not in dtypes or list(array.shape) != list(shape):
+        raise BundleError(
+            f"{path}: must be {' or '.join(dtypes)} {list(shape)} (got {array.dtype} {list(array.shape)})"
+        )
     array.flags.writeable = False
     # A plain view of the map: indexing np.memmap builds a subclass each time.
     return array.view(np.ndarray)

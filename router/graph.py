@@ -1,120 +1,202 @@
-"""What the graph says of a user before the first choice: a prior over tastes, learned by a graph network.
+"""The graph of users, items, LLMs and tasks, and the edges by which a user hears of others.
 
-The graph holds users, LLMs and tasks. Its edges: *near* (known user → user, by fingerprints or by features),
-*chose* (user → LLM) and *served* (LLM → task), with weights. A user's prior is
+======================================  =================================================================
+edges                                   weights and attributes
+======================================  =================================================================
+user  -took->     item                  weight of the interactions
+user  -chose->    llm                   number of choices; means of the outcomes where they are given
+llm   -served->   task                  number of choices; means of the answers' features where measured
+user  -alike->    user                  likeness of features, the nearest users
+user  -near->     user                  PPR mass
+item  -taken_by-> user                  the interactions the other way round
+item  -reached->  user                  PPR mass
+llm   -wanted->   user                  PPR mass, composed: p(u, m) = Σ_{v≠u} p(u, v) n(v, m) / n(v)
+======================================  =================================================================
 
-    log π(k | u) = log π(k) + W x(u) + V Σ_v a(u, v) x(v) + R Σ_v a(u, v) (r(v, k) - π(k)),
-
-one layer of message passing over *near* with normalised weights a: x are features of users, r(v, ·) the
-tastes that the choices of a known user v point to. W, V and R start at 0 and are fitted to the known users'
-choices, as far as that helps on users held out: how much the graph is trusted is learned, and may be nothing.
-
-A user's own choices never enter its own prior: edges from a user to itself are dropped, and the only messages
-are one step long. They come in as the likelihood (:mod:`router.model`), so nothing is counted twice.
+The lower five lead to users and carry what a user hears (:mod:`router.prior`): their weights sum to 1 for
+each user that has any, the raw mass is the attribute. A user's own choices must not come back to the user
+as evidence. Hence there are no edges from a user to itself; users without choices send nothing; and the PPR
+mass between users and LLMs is composed from walks among users and items and the choices of *other* users.
+Walks over choices themselves would carry a user's own choices back in a way that no later step can take out.
 """
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.nn import SimpleConv
 
 from router.errors import DataError
-from router.model import Posterior, TasteModel
-from router.persona.data import ChoiceData, Floats
+from router.persona.data import Bools, ChoiceData, Floats, Ints, Support, UserLinks
 
-NEAR = ("user", "near", "user")
+TOOK = ("user", "took", "item")
 CHOSE = ("user", "chose", "llm")
 SERVED = ("llm", "served", "task")
-_HELD_OUT = 0.2
-_STEPS = 600
-_PATIENCE = 60
-_LEARNING_RATE = 0.01
-_WEIGHT_DECAY = 1e-2
+ALIKE = ("user", "alike", "user")
+NEAR = ("user", "near", "user")
+TAKEN_BY = ("item", "taken_by", "user")
+REACHED = ("item", "reached", "user")
+WANTED = ("llm", "wanted", "user")
+HEARD = (ALIKE, NEAR, TAKEN_BY, REACHED)
+_FIELDS = {NEAR: "near", TAKEN_BY: "interactions", REACHED: "near_items"}  # of UserLinks
+_ROWS = 1024  # of users whose neighbours are searched at a time; bounds memory
 
 
-def build_graph(data: ChoiceData, near: sp.csr_array | None = None) -> HeteroData:
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Edges into users, in order of the users.
+
+    Attributes
+    ----------
+    index
+        Source and user, int64 [2, e].
+    weight
+        Sums to 1 for each user that has any, float32 [e].
+    mass
+        As given, float32 [e].
+    own
+        From items: the user's own part in the item's sum over users, float32 [e]; None otherwise.
+    """
+
+    index: Tensor
+    weight: Tensor
+    mass: Tensor
+    own: Tensor | None = None
+
+    def of(self, first: int, last: int) -> Edges:
+        """Those into some consecutive users, who are numbered from 0."""
+        start, stop = torch.searchsorted(self.index[1], torch.tensor([first, last])).tolist()
+        index = self.index[:, start:stop] - torch.tensor([[0], [first]])
+        own = None if self.own is None else self.own[start:stop]
+        return Edges(index, self.weight[start:stop], self.mass[start:stop], own)
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Users whose prior is asked for.
+
+    Attributes
+    ----------
+    x
+        Features, standardised, float32 [u, p].
+    edges
+        Into the users, by type.
+    known
+        Which of the known users they are, int64 [u]; None for new users.
+    """
+
+    x: Tensor
+    edges: dict[tuple[str, str, str], Edges] = field(default_factory=dict)
+    known: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def parts(self, n: int) -> Iterator[Listeners]:
+        """The users, n at a time; one part where there are none."""
+        for first in range(0, max(len(self), 1), n):
+            last = min(first + n, len(self))
+            edges = {edge: edges.of(first, last) for edge, edges in self.edges.items()}
+            known = None if self.known is None else self.known[first:last]
+            yield Listeners(self.x[first:last], edges, known)
+
+
+def build_graph(
+    data: ChoiceData, *, n_neighbors: int = 50, outcomes: Floats | None = None, masked: bool = True
+) -> HeteroData:
     """Build the graph of the known users.
 
     Parameters
     ----------
     data
-        Users, LLMs and tasks, and who chose what.
-    near
-        Weights of the edges from known users (columns) to users (rows), such as top-k PPR, [u, u]; no edges
-        by default.
+        Users with features and links, LLMs and tasks, and who chose what.
+    n_neighbors
+        Nearest users by features; 0 for none.
+    outcomes
+        What came of each choice, such as reward and thumb, float32 [n, r]; NaN where not known.
+    masked
+        Leave out what would bring a user's own choices back to the user. Without it, one can only see what
+        that leak does.
 
     Returns
     -------
     HeteroData
-        ``user.x`` are features of users, standardised, [u, p]; ``llm.x`` the descriptions' embeddings. Edges
-        carry ``edge_weight``: the normalised weight of *near*, the number of choices of *chose* and *served*.
+        With ``x`` of users (features, standardised), items (the same), LLMs (see :func:`llm_features`) and
+        tasks (mean embedding of their training queries).
 
     Raises
     ------
     DataError
-        ``near`` has another number of users.
+        The outcomes are not of these choices.
     """
     graph = HeteroData()
-    features = np.zeros((data.n_users, 0), np.float32) if data.user_features is None else data.user_features
-    # Of all users alike features may not vary at all.
-    graph.center, graph.scale = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
-    graph["user"].x = torch.from_numpy((features - graph.center) / graph.scale)
-    graph["llm"].x = torch.from_numpy(data.llm_embeddings)
-    graph["task"].num_nodes = data.n_tasks
-    choices = data.choices
-    _connect(graph, CHOSE, choices.users, choices.llms, (data.n_users, data.n_llms))
-    _connect(graph, SERVED, choices.llms, data.tasks[choices.queries], (data.n_llms, data.n_tasks))
-    nothing = sp.csr_array((data.n_users, data.n_users), dtype=np.float32)
-    graph[NEAR].edge_index, graph[NEAR].edge_weight = near_edges(
-        nothing if near is None else near, data.n_users, known=True
-    )
+    _add_nodes(graph, data)
+    _add_choices(graph, data, outcomes)
+    links = data.links or UserLinks()
+    if links.interactions is not None:
+        _set(graph, TOOK, _edges(sp.csr_array(links.interactions.T), normalise=False))
+    senders = graph["user"].n_choices.numpy() > 0
+    features = data.user_features
+    for edge, rows in _heard(features, features, links, n_neighbors, senders, same=masked).items():
+        if edge == NEAR:
+            rows = _from(rows, senders, loops=not masked)
+        _set(graph, edge, _edges(rows, own=_own(links, rows, edge, senders, masked)))
+    if NEAR in graph.edge_types:
+        _set(graph, WANTED, _edges(_composed(graph), normalise=False))
     return graph
 
 
-def near_edges(near: sp.csr_array, n_known: int, *, known: bool) -> tuple[Tensor, Tensor]:
-    """Edges from known users to users, with weights that sum to 1 for each user.
+def known_users(graph: HeteroData) -> Listeners:
+    """The graph's own users as those whose prior is asked for."""
+    edges = {}
+    for edge in HEARD:
+        if edge in graph.edge_types:
+            store = graph[edge]
+            edges[edge] = Edges(store.edge_index, store.edge_weight, store.edge_attr[:, 0], store.get("own"))
+    return Listeners(graph["user"].x, edges, torch.arange(graph["user"].num_nodes))
 
-    Parameters
-    ----------
-    near
-        Weights, users × known users; edges without a positive weight are dropped.
-    n_known
-        Number of known users.
-    known
-        Whether the rows are the known users themselves; then edges from a user to itself are dropped.
 
-    Returns
-    -------
-    index
-        int64 [2, e]: known user, user.
-    weights
-        float32 [e].
+def new_users(graph: HeteroData, support: Support, *, n_neighbors: int = 50) -> Listeners:
+    """Users that the graph does not hold, with edges from the users and items that it does.
 
     Raises
     ------
     DataError
-        The number of users differs.
+        Features, users or items are not those of the graph.
     """
-    if near.shape[1] != n_known or (known and near.shape[0] != n_known):
-        raise DataError(f"'near' must have a column for each of {n_known} known users (got {near.shape})")
-    coo = near.tocoo()
-    kept = coo.data > 0.0
-    if known:
-        kept &= coo.row != coo.col
-    rows, columns, weights = coo.row[kept], coo.col[kept], coo.data[kept]
-    weights = weights / np.bincount(rows, weights, minlength=near.shape[0])[rows]
-    index = np.stack([columns, rows]).astype(np.int64)
-    return torch.from_numpy(index), torch.from_numpy(weights.astype(np.float32))
+    user, links = graph["user"], support.links or UserLinks()
+    features, known = support.user_features, user.profile.numpy()
+    if features is None:
+        x = torch.zeros(support.n_users, known.shape[1])
+    else:
+        if features.shape[1] != known.shape[1]:
+            raise DataError(f"'user_features' must have {known.shape[1]} columns (got {features.shape[1]})")
+        x = torch.from_numpy((features - graph.center) / graph.scale)
+    senders = user.n_choices.numpy() > 0
+    edges = {}
+    for edge, rows in _heard(features, known, links, n_neighbors, senders, same=False).items():
+        n_sources = graph[edge[0]].num_nodes if edge[0] in graph.node_types else 0
+        if rows.shape[1] != n_sources:
+            name = _FIELDS.get(edge, "user_features")
+            raise DataError(
+                f"{name!r} must have a column for each of {n_sources} known {edge[0]}s (got {rows.shape[1]})"
+            )
+        if edge == NEAR:
+            rows = _from(rows, senders, loops=True)
+        edges[edge] = _edges(rows)
+    return Listeners(x, edges)
 
 
-def feature_neighbours(features: Floats, known: Floats, k: int, *, same: bool) -> sp.csr_array:
-    """Each user's k known users of largest positive dot product, [u, known].
+def feature_neighbours(
+    features: Floats, known: Floats, k: int, *, same: bool, among: Bools | None = None
+) -> sp.csr_array:
+    """Each user's k known users of largest positive dot product, ties by ascending id, [u, known].
 
     Parameters
     ----------
@@ -124,105 +206,186 @@ def feature_neighbours(features: Floats, known: Floats, k: int, *, same: bool) -
         Neighbours.
     same
         Whether both are the same users; a user is then no neighbour of its own.
+    among
+        Known users that may be neighbours, bool [known]; all by default.
     """
-    affinity = (features @ known.T).clip(0.0)
-    if same:
-        np.fill_diagonal(affinity, 0.0)
-    k = min(k, affinity.shape[1])
-    least = np.partition(affinity, -k, axis=1)[:, [-k]]
-    return sp.csr_array(np.where(affinity >= least, affinity, np.float32(0.0)))
+    columns = np.arange(len(known)) if among is None else np.flatnonzero(among)
+    k = min(k, columns.size)
+    found = [sp.csr_array((0, len(known)), dtype=np.float32)]
+    for first in range(0, len(features) if k else 0, _ROWS):
+        affinity = (features[first : first + _ROWS] @ known[columns].T).clip(0.0)
+        if same:
+            affinity[np.arange(first, first + len(affinity))[:, None] == columns] = 0.0
+        least = np.partition(affinity, -k, axis=1)[:, [-k]]
+        more, tied = affinity > least, affinity == least
+        kept = more | (tied & (tied.cumsum(axis=1) <= k - more.sum(axis=1, keepdims=True)))
+        rows, at = np.nonzero(kept & (affinity > 0.0))
+        shape = (len(affinity), len(known))
+        found.append(sp.csr_array((affinity[rows, at], (rows, columns[at])), shape=shape))
+    if not k:
+        return sp.csr_array((len(features), len(known)), dtype=np.float32)
+    return sp.csr_array(sp.vstack(found))
 
 
-class TastePrior(nn.Module):
-    """Graph network for the prior over tastes.
+def llm_features(data: ChoiceData) -> Floats:
+    """What is known of LLMs, float32 [m, ...].
 
-    Parameters
-    ----------
-    n_features
-        Features of users.
-    log_shares
-        Tastes' shares among all users, float32 [k].
+    Embedding of the description; logarithms of the prices and whether they are unknown; in the telemetry
+    track the means of their answers' features and whether none was measured. 0 where unknown.
     """
-
-    def __init__(self, n_features: int, log_shares: Tensor) -> None:
-        super().__init__()
-        self.log_shares = nn.Buffer(log_shares.log_softmax(0))
-        n_tastes = log_shares.numel()
-        self.own = nn.Linear(n_features, n_tastes, bias=False)
-        self.others = nn.Linear(n_features, n_tastes, bias=False)
-        self.tastes = nn.Linear(n_tastes, n_tastes, bias=False)
-        for layer in (self.own, self.others, self.tastes):
-            nn.init.zeros_(layer.weight)
-        self.gather = SimpleConv(aggr="sum")
-
-    def forward(
-        self, x: Tensor, known_x: Tensor, known_shares: Tensor, near: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """Log-probability of each taste, [u, k].
-
-        Parameters
-        ----------
-        x, known_x
-            Features of users and of known users, [u, p], [known, p].
-        known_shares
-            Tastes that the known users' choices point to, [known, k].
-        near
-            Edges and weights of :func:`near_edges`.
-        """
-        index, weights = near
-        surprise = known_shares - self.log_shares.exp()
-        sent = torch.cat([known_x, surprise], dim=1)
-        received = self.gather((sent, x.new_zeros(len(x), sent.shape[1])), index, weights)
-        p = known_x.shape[1]
-        logits = self.own(x) + self.others(received[:, :p]) + self.tastes(received[:, p:])
-        result: Tensor = (self.log_shares + logits).log_softmax(dim=1)
-        return result
+    parts = [data.llm_embeddings, *_filled(np.log(np.maximum(data.prices_usd, np.float32(1e-6))))]
+    if data.features is not None:
+        parts += _filled(_means(data.features, axis=0))
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def fit_prior(model: TasteModel, graph: HeteroData, posterior: Posterior, *, seed: int = 0) -> TastePrior:
-    """Fit the prior to the known users' choices, until users held out gain nothing more.
+def _add_nodes(graph: HeteroData, data: ChoiceData) -> None:
+    features = np.zeros((data.n_users, 0), np.float32) if data.user_features is None else data.user_features
+    graph["user"].profile = torch.from_numpy(features)
+    graph["user"].x, graph.center, graph.scale = _standardised(features)
+    graph["user"].n_choices = torch.from_numpy(np.bincount(data.choices.users, minlength=data.n_users))
+    graph["llm"].x = torch.from_numpy(llm_features(data))
+    by_task = sp.csr_array(
+        (
+            np.ones(data.n_queries, np.float32)[data.train_queries],
+            (data.tasks[data.train_queries], np.flatnonzero(data.train_queries)),
+        ),
+        shape=(data.n_tasks, data.n_queries),
+    )
+    n_queries = np.maximum(by_task.sum(axis=1), 1.0)[:, None]
+    graph["task"].x = torch.from_numpy((by_task @ data.query_embeddings / n_queries).astype(np.float32))
+    links = data.links or UserLinks()
+    matrices = [m for m in (links.interactions, links.near_items) if m is not None]
+    if links.item_features is not None or matrices:
+        n_items = matrices[0].shape[1] if links.item_features is None else len(links.item_features)
+        items = np.zeros((n_items, 0), np.float32) if links.item_features is None else links.item_features
+        graph["item"].x = _standardised(items)[0]
 
-    Parameters
-    ----------
-    model
-        Gives the tastes.
-    graph
-        Of the known users.
-    posterior
-        The known users', under the same prior for all.
-    seed
-        Of the users held out.
-    """
-    x, evidence = graph["user"].x, posterior.log_evidence
-    near = graph[NEAR].edge_index, graph[NEAR].edge_weight
-    prior = TastePrior(x.shape[1], model.log_shares)
-    held_out = torch.from_numpy(np.random.default_rng(seed).random(len(x)) < _HELD_OUT)
-    # Tastes of users held out are not to be learned from, so they send no messages of them.
-    shares = torch.where(held_out[:, None], prior.log_shares.exp(), posterior.shares)
-    optimiser = torch.optim.AdamW(prior.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    best, best_loss, best_step = deepcopy(prior.state_dict()), torch.inf, 0
-    for step in range(_STEPS):
-        by_user = -(prior(x, x, shares, near) + evidence).logsumexp(dim=1)
-        loss = float(by_user[held_out].detach().mean())
-        if loss < best_loss:
-            best, best_loss, best_step = deepcopy(prior.state_dict()), loss, step
-        elif step - best_step > _PATIENCE:
-            break
-        optimiser.zero_grad()
-        by_user[~held_out].mean().backward()
-        optimiser.step()
-    prior.load_state_dict(best)
-    return prior
+
+def _add_choices(graph: HeteroData, data: ChoiceData, outcomes: Floats | None) -> None:
+    choices = data.choices
+    if outcomes is None:
+        outcomes = np.zeros((len(choices), 0), np.float32)
+    if len(outcomes) != len(choices):
+        raise DataError(f"'outcomes' must have {len(choices)} rows (got {len(outcomes)})")
+    pairs, place, counts = np.unique(
+        choices.users * data.n_llms + choices.llms, return_inverse=True, return_counts=True
+    )
+    _connect(graph, CHOSE, np.stack(np.divmod(pairs, data.n_llms)), counts)
+    graph[CHOSE].edge_attr = torch.from_numpy(_group_means(outcomes, place, len(pairs)))
+
+    counts = np.zeros((data.n_llms, data.n_tasks))
+    np.add.at(counts, (choices.llms, data.tasks[choices.queries]), 1)
+    measured = np.zeros((data.n_llms, data.n_tasks, 0), np.float32)
+    if data.features is not None:
+        # [q, m, f] -> [t, m * f] -> [m, t, f]
+        n_features = data.features.shape[2]
+        means = _group_means(data.features.reshape(data.n_queries, -1), data.tasks, data.n_tasks)
+        measured = means.reshape(data.n_tasks, data.n_llms, n_features).transpose(1, 0, 2)
+    served = (counts > 0) | ~np.isnan(measured).all(axis=2) & (measured.shape[2] > 0)
+    _connect(graph, SERVED, np.stack(np.nonzero(served)), counts[served])
+    graph[SERVED].edge_attr = torch.from_numpy(measured[served])
 
 
 def _connect(
-    graph: HeteroData,
-    edge: tuple[str, str, str],
-    tails: np.ndarray,
-    heads: np.ndarray,
-    shape: tuple[int, int],
+    graph: HeteroData, edge: tuple[str, str, str], index: Ints, weights: NDArray[np.generic]
 ) -> None:
-    counts = sp.coo_array((np.ones(tails.size, np.float32), (tails, heads)), shape=shape)
-    counts.sum_duplicates()
-    graph[edge].edge_index = torch.from_numpy(np.stack(counts.coords).astype(np.int64))
-    graph[edge].edge_weight = torch.from_numpy(counts.data)
+    graph[edge].edge_index = torch.from_numpy(index.astype(np.int64))
+    graph[edge].edge_weight = torch.from_numpy(weights.astype(np.float32))
+
+
+def _set(graph: HeteroData, edge: tuple[str, str, str], edges: Edges) -> None:
+    store = graph[edge]
+    store.edge_index = edges.index
+    store.edge_weight, store.edge_attr = edges.weight, edges.mass[:, None]
+    if edges.own is not None:
+        store.own = edges.own
+
+
+def _heard(
+    features: Floats | None,
+    known: Floats | None,
+    links: UserLinks,
+    n_neighbors: int,
+    senders: Bools,
+    *,
+    same: bool,
+) -> dict[tuple[str, str, str], sp.csr_array]:
+    """Rows of each type of edges that lead to users, users × sources."""
+    found = {edge: getattr(links, name) for edge, name in _FIELDS.items()}
+    if features is not None and known is not None and known.shape[1] and n_neighbors:
+        found[ALIKE] = feature_neighbours(features, known, n_neighbors, same=same, among=senders)
+    return {edge: found[edge] for edge in HEARD if found.get(edge) is not None}
+
+
+def _from(rows: sp.csr_array, senders: Bools, *, loops: bool) -> sp.csr_array:
+    """Keep the edges from users who have something to say."""
+    coo = rows.tocoo()
+    kept = senders[coo.col] & (loops | (coo.row != coo.col))
+    return sp.csr_array((coo.data[kept], (coo.row[kept], coo.col[kept])), shape=rows.shape)
+
+
+def _edges(rows: sp.csr_array, own: Floats | None = None, *, normalise: bool = True) -> Edges:
+    """Edges from columns to rows; ``own`` lies as the entries do."""
+    rows = sp.csr_array(rows)
+    kept = rows.data > 0.0
+    of_row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))[kept]
+    mass = rows.data[kept].astype(np.float64)
+    weight = mass / np.bincount(of_row, mass, minlength=rows.shape[0])[of_row] if normalise else mass
+    return Edges(
+        torch.from_numpy(np.stack([rows.indices[kept], of_row]).astype(np.int64)),
+        torch.from_numpy(weight.astype(np.float32)),
+        torch.from_numpy(mass.astype(np.float32)),
+        None if own is None else torch.from_numpy(own[kept].astype(np.float32)),
+    )
+
+
+def _own(
+    links: UserLinks, rows: sp.csr_array, edge: tuple[str, str, str], senders: Bools, masked: bool
+) -> Floats | None:
+    """The part of each entry's user in its item's sum over users who made choices."""
+    if edge[0] != "item":
+        return None
+    coo = rows.tocoo()
+    if links.interactions is None or not masked:
+        return np.zeros(coo.nnz, np.float32)
+    own = np.asarray(links.interactions[coo.row, coo.col], dtype=np.float32).ravel()
+    return np.where(senders[coo.row], own, np.float32(0.0))
+
+
+def _composed(graph: HeteroData) -> sp.csr_array:
+    """PPR mass from users to LLMs through other users, [u, m]."""
+    n_users, n_llms = graph["user"].num_nodes, graph["llm"].num_nodes
+    (users, llms), counts = graph[CHOSE].edge_index.numpy(), graph[CHOSE].edge_weight.numpy()
+    shares = counts / graph["user"].n_choices.numpy()[users]
+    (sources, targets), mass = graph[NEAR].edge_index.numpy(), graph[NEAR].edge_attr[:, 0].numpy()
+    near = sp.csr_array((mass, (targets, sources)), shape=(n_users, n_users))
+    return sp.csr_array(near @ sp.csr_array((shares, (users, llms)), shape=(n_users, n_llms)))
+
+
+def _standardised(features: Floats) -> tuple[Tensor, Floats, Floats]:
+    # Features of all nodes alike may not vary at all.
+    center, scale = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
+    return torch.from_numpy((features - center) / scale), center, scale
+
+
+def _means(values: Floats, axis: int) -> Floats:
+    """Means of the numbers among values; NaN where there are none."""
+    known = ~np.isnan(values)
+    total, count = np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def _group_means(values: Floats, groups: Ints, n_groups: int) -> Floats:
+    """Means of the numbers in each column by group, float32 [n_groups, columns]; NaN where there are none."""
+    known = ~np.isnan(values)
+    total, count = np.zeros((2, n_groups, values.shape[1]))
+    np.add.at(total, groups, np.where(known, values, 0.0))
+    np.add.at(count, groups, known)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def _filled(values: Floats) -> list[Floats]:
+    """The values with 0 for NaN, and whether they were NaN."""
+    unknown = np.isnan(values)
+    return [np.where(unknown, np.float32(0.0), values), unknown.astype(np.float32)]

@@ -224,8 +224,9 @@ class _Events:
 
 def _by_users(choices: Choices, n_users: int) -> Iterator[tuple[Choices, int]]:
     """Choices of consecutive users, numbered from 0 in each part, and how many users they are."""
+    ordered = choices.take(np.argsort(choices.users, kind="stable"))
     for first in range(0, n_users, _CHUNK):
         n = min(_CHUNK, n_users - first)
-        inside: Bools = (choices.users >= first) & (choices.users < first + n)
-        part = choices.take(inside)
+        begin, end = np.searchsorted(ordered.users, [first, first + n])
+        part = ordered.take(np.arange(begin, end))
         yield Choices(part.users - first, part.queries, part.llms, part.offered), n

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from router.baselines.common import require
-from router.graph import TastePrior, build_graph, feature_neighbours, fit_prior, near_edges
+from router.graph import Listeners, build_graph, known_users, new_users
 from router.model import Posterior, TasteModel
-from router.persona.data import ChoiceData, Floats, Ints, Support
-from router.train import Settings, train
+from router.persona.data import ChoiceData, Choices, Floats, Ints, Support
+from router.prior import PriorSettings, TastePrior, messages_to, sent_by
+from router.prior_fit import fit_prior
+from router.threads import threads
+from router.train import Progress, Settings, choose_device, train
 
 
 class PersonalRouter:
@@ -22,65 +25,110 @@ class PersonalRouter:
     ----------
     settings
         How to train.
+    prior
+        What the prior over tastes listens to.
     device
         ``auto``, ``cpu``, ``cuda``.
     checkpoint
         File to resume from and save to, or None.
+    checkpoint_every
+        Steps between two checkpoints.
+    held_out
+        Choices to measure the training by.
+    progress
+        Called after every step of the training.
+    tell
+        Called with what the user should know of the training.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, device: str = "auto", checkpoint: Path | None = None
+        self,
+        settings: Settings | None = None,
+        prior: PriorSettings | None = None,
+        *,
+        device: str = "auto",
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 100,
+        held_out: Choices | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings or Settings()
+        self.prior_settings = prior or PriorSettings()
+        self.tell = tell
         self.device = device
         self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
+        self.held_out = held_out
+        self.progress = progress
         self.model: TasteModel | None = None
         self.prior: TastePrior | None = None
+        self.log_prior: Tensor | None = None
+        self.n_neighbors = 0
 
     def fit(self, data: ChoiceData) -> None:
-        """Train on choices, and the prior on users' features where they are given."""
-        self.model = train(data, self.settings, device=self.device, checkpoint=self.checkpoint)
+        """Train on choices, and the prior on features and links of users where they are given."""
+        with threads(self.settings.threads):
+            self._fit(data)
+
+    def _fit(self, data: ChoiceData) -> None:
+        self.model = train(
+            data,
+            self.settings,
+            device=self.device,
+            checkpoint=self.checkpoint,
+            checkpoint_every=self.checkpoint_every,
+            held_out=self.held_out,
+            progress=self.progress,
+            tell=self.tell,
+        )
         self._posterior = self.model.posterior(data.choices, data.n_users)
-        self.prior = None
-        if data.user_features is not None:
-            near = feature_neighbours(
-                data.user_features, data.user_features, self.settings.n_neighbors, same=True
-            )
-            self._graph = build_graph(data, near)
-            self.prior = fit_prior(self.model, self._graph, self._posterior, seed=self.settings.seed)
-            self._known, self._shares = data.user_features, self._posterior.shares
-            edges = near_edges(near, data.n_users, known=True)
-            log_prior = self._log_prior(self._known, edges)
-            self._posterior = self.model.posterior(data.choices, data.n_users, log_prior)
+        self.prior = self.log_prior = None
+        if data.user_features is None and data.links is None:
+            return
+        chosen = self.prior_settings
+        self.n_neighbors = chosen.n_neighbors if chosen.alike and data.n_users <= chosen.max_alike else 0
+        self.graph = build_graph(data, n_neighbors=self.n_neighbors, masked=chosen.masking)
+        self.sent = sent_by(self.graph, self._posterior.shares, self.model.log_shares)
+        self.prior = fit_prior(
+            self.graph,
+            self.sent,
+            self._posterior.log_evidence,
+            self.model.log_shares,
+            chosen,
+            seed=self.settings.seed,
+            device=choose_device(self.device),
+            tell=self.tell,
+        )
+        self.log_prior = self._log_prior(known_users(self.graph))
+        self._posterior = self.model.posterior(data.choices, data.n_users, self.log_prior)
 
     def scores(self, users: Ints, queries: Ints) -> Floats:
         """Expected logits of known users, float32 [u, q, m]."""
         require(self.model, self)
         assert self.model is not None
-        return self.model.scores(self._posterior.mean[torch.from_numpy(users)], queries)
+        with threads(self.settings.threads):
+            return self.model.scores(self._posterior.mean[torch.from_numpy(users)], queries)
 
     def scores_new_users(self, support: Support, queries: Ints) -> Floats:
         """Expected logits of new users, from their choices and features; nothing is trained."""
         require(self.model, self)
         assert self.model is not None
-        return self.model.scores(self.posterior_of(support).mean, queries)
+        with threads(self.settings.threads):
+            return self.model.scores(self.posterior_of(support).mean, queries)
 
     def posterior_of(self, support: Support) -> Posterior:
         """What is known of new users."""
         require(self.model, self)
         assert self.model is not None
         log_prior = None
-        if self.prior is not None and support.user_features is not None:
-            near: sp.csr_array = feature_neighbours(
-                support.user_features, self._known, self.settings.n_neighbors, same=False
-            )
-            edges = near_edges(near, len(self._known), known=False)
-            log_prior = self._log_prior(support.user_features, edges)
+        if self.prior is not None:
+            users = new_users(self.graph, support, n_neighbors=self.n_neighbors)
+            log_prior = self._log_prior(users)
         return self.model.posterior(support.choices, support.n_users, log_prior)
 
     @torch.no_grad()
-    def _log_prior(self, features: Floats, edges: tuple[Tensor, Tensor]) -> Tensor:
+    def _log_prior(self, users: Listeners) -> Tensor:
         assert self.prior is not None
-        x = torch.from_numpy((features - self._graph.center) / self._graph.scale)
-        result: Tensor = self.prior(x, self._graph["user"].x, self._shares, edges)
-        return result
+        messages = messages_to(users, self.sent, self.prior_settings)
+        return self.prior(messages, len(users))

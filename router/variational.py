@@ -10,11 +10,16 @@ approximation of its posterior, independent of the others'. The expected log-lik
 sample of the logits ("local reparameterisation": Kingma, Salimans, Welling, "Variational Dropout and the
 Local Reparameterization Trick", 2015, section 2.2), exact for independent weights. Compared with the maximum
 of the posterior, factors of a query that few users were asked do not overfit.
+
+Answers differ far more to some queries than to others, and in other ways: a request for code, a yes or no.
+So the prior of a query's own weights A(q, m) has a scale that is learned by factor for each task and LLM, and
+scales of the query itself, which give it heavier tails than a Gaussian has.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,6 +34,8 @@ from router.persona.data import ChoiceData, Choices, Floats
 PADDING = -100  # what the cross-entropy ignores
 _ROW = 64
 _LOG_VARIANCE = -5.0
+_QUERY_SPREAD = 0.5  # prior standard deviations of the logarithms of a query's scales
+_QUERY_FACTOR_SPREAD = 0.3
 _KMEANS_ROUNDS = 20
 
 
@@ -44,18 +51,24 @@ class Descriptors:
         Counts.
     features
         Features of all answers, measured or predicted, float32 [q, m, f], or None in the choice-only track.
+    asked
+        Queries with choices, ascending, int64 [a].
     """
 
     tasks: Tensor
     n_tasks: int
     n_llms: int
     features: Tensor | None
+    asked: Tensor
 
     @classmethod
     def of(cls, data: ChoiceData, features: Floats | None, device: torch.device) -> Descriptors:
         """Move to a device."""
         x = None if features is None else torch.from_numpy(features).to(device)
-        return cls(torch.from_numpy(data.tasks).to(device), data.n_tasks, data.n_llms, x)
+        tasks, asked = (
+            torch.from_numpy(ids).to(device) for ids in (data.tasks, np.unique(data.choices.queries))
+        )
+        return cls(tasks, data.n_tasks, data.n_llms, x, asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +78,7 @@ class Asked:
     Attributes
     ----------
     queries
-        int64 [r].
+        Positions among the queries with choices, int64 [r].
     users
         int64 [r, e]; 0 in the padding.
     llms
@@ -79,11 +92,21 @@ class Asked:
     llms: Tensor
     closed: Tensor | None
 
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def parts(self, n: int) -> Iterator[Asked]:
+        """Split the rows into n parts of about the same size."""
+        bounds = [len(self) * i // n for i in range(n + 1)]
+        for rows in map(slice, bounds, bounds[1:]):
+            closed = None if self.closed is None else self.closed[rows]
+            yield Asked(self.queries[rows], self.users[rows], self.llms[rows], closed)
+
     @classmethod
     def of(cls, choices: Choices, device: torch.device) -> Asked:
         """Arrange choices."""
         order = np.argsort(choices.queries, kind="stable")
-        queries = choices.queries[order]
+        _, queries = np.unique(choices.queries[order], return_inverse=True)
         place = np.arange(queries.size) - np.searchsorted(queries, queries)
         width = min(_ROW, int(place.max()) + 1)
         row = np.cumsum(place % width == 0) - 1
@@ -129,11 +152,51 @@ class Block(nn.Module):
         """Variance of the posterior, like ``mean``."""
         return self.log_variance.exp()
 
+    def prior_log_sds(self) -> Tensor:
+        """Logarithm of the prior's standard deviations, to be broadcast to ``mean``."""
+        return self.log_prior_sd
+
     def divergence(self) -> Tensor:
         """KL divergence of the posterior from the prior, a scalar."""
+        log_sds = self.prior_log_sds()
         second_moment = self.mean**2 + self.variance()
-        log_ratio = 2.0 * self.log_prior_sd - self.log_variance
-        return 0.5 * (second_moment * (-2.0 * self.log_prior_sd).exp() - 1.0 + log_ratio).sum()
+        return 0.5 * (second_moment * (-2.0 * log_sds).exp() - 1.0 + 2.0 * log_sds - self.log_variance).sum()
+
+
+class QueryBlock(Block):
+    """Weights of single queries, of a prior with scales by task, LLM and query.
+
+    Parameters
+    ----------
+    tasks
+        Of the queries, int64 [q].
+    n_tasks, n_llms, n_outputs
+        Counts.
+    generator
+        Of the initial means.
+    """
+
+    def __init__(
+        self, tasks: Tensor, *, n_tasks: int, n_llms: int, n_outputs: int, generator: torch.Generator
+    ) -> None:
+        n_queries = len(tasks)
+        super().__init__((n_queries, n_llms, n_outputs), 0.1, 0.3, generator)
+        self.tasks = nn.Buffer(tasks, persistent=False)
+        self.log_scale_task = nn.Parameter(torch.zeros(n_tasks, 1, n_outputs))
+        self.log_scale_llm = nn.Parameter(torch.zeros(n_llms, n_outputs))
+        self.log_scale_query = nn.Parameter(torch.zeros(n_queries, 1, 1))
+        self.log_scale_query_factor = nn.Parameter(torch.zeros(n_queries, 1, n_outputs))
+
+    def prior_log_sds(self) -> Tensor:
+        """Sum of the logarithms of all scales, [q, m, d + 1]."""
+        of_query = self.log_scale_query + self.log_scale_query_factor
+        return self.log_prior_sd + self.log_scale_task[self.tasks] + self.log_scale_llm + of_query
+
+    def divergence(self) -> Tensor:
+        """KL divergence, less the log-density of the queries' scales, which are point estimates."""
+        of_scales = ((self.log_scale_query / _QUERY_SPREAD) ** 2).sum()
+        of_scales = of_scales + ((self.log_scale_query_factor / _QUERY_FACTOR_SPREAD) ** 2).sum()
+        return super().divergence() + 0.5 * of_scales
 
 
 class VariationalModel(nn.Module):
@@ -160,17 +223,24 @@ class VariationalModel(nn.Module):
     ) -> None:
         super().__init__()
         self.described = described
-        outputs = n_factors + 1
-        rows = {"llm": 1, "task": described.n_tasks, "query": len(described.tasks)}
+        outputs, n_llms, n_tasks = n_factors + 1, described.n_llms, described.n_tasks
         self.blocks = nn.ModuleDict(
-            {name: Block((n, described.n_llms, outputs), 0.1, 0.3, generator) for name, n in rows.items()}
+            {
+                "llm": Block((1, n_llms, outputs), 0.1, 0.3, generator),
+                "task": Block((n_tasks, n_llms, outputs), 0.1, 0.3, generator),
+                "query": QueryBlock(
+                    described.tasks[described.asked],
+                    n_tasks=n_tasks,
+                    n_llms=n_llms,
+                    n_outputs=outputs,
+                    generator=generator,
+                ),
+            }
         )
         if described.features is not None:
             n_features = described.features.shape[2]
             self.blocks["feature"] = Block((1, n_features, outputs), 0.2, 0.4, generator)
-            self.blocks["task_feature"] = Block(
-                (described.n_tasks, n_features, outputs), 0.02, 0.1, generator
-            )
+            self.blocks["task_feature"] = Block((n_tasks, n_features, outputs), 0.02, 0.1, generator)
         self.user_mean = nn.Parameter(0.3 * torch.randn(n_users, n_factors, generator=generator))
         self.user_log_variance = nn.Parameter(torch.full((n_users, n_factors), -1.0))
         self.centres = nn.Parameter(torch.zeros(n_tastes, n_factors))
@@ -178,12 +248,14 @@ class VariationalModel(nn.Module):
         self.log_shares = nn.Parameter(torch.zeros(n_tastes))
 
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of [v, b], both [q, m, d + 1]."""
-        tasks, x = self.described.tasks, self.described.features
+        """Mean and variance of [v, b] of the queries with choices, both [a, m, d + 1]."""
+        described = self.described
+        tasks = described.tasks[described.asked]
         means = {name: block.mean for name, block in self._each_block().items()}
         variances = {name: block.variance() for name, block in self._each_block().items()}
         mean, variance = (w["llm"] + w["task"][tasks] + w["query"] for w in (means, variances))
-        if x is not None:
+        if described.features is not None:
+            x = described.features[described.asked]
             mean = mean + x @ (means["feature"] + means["task_feature"])[tasks]
             variance = variance + x**2 @ (variances["feature"] + variances["task_feature"])[tasks]
         return mean, variance
@@ -252,15 +324,32 @@ class VariationalModel(nn.Module):
     @torch.no_grad()
     def taste_model(self) -> TasteModel:
         """Means of the posterior, on the CPU."""
-        means = {name: block.mean.cpu() for name, block in self._each_block().items()}
+        described = self.described
+        means = {name: block.mean for name, block in self._each_block().items()}
+        by_task = means["llm"] + means["task"] + self._own_by_task(means["query"])
+        pairs, by_feature = by_task[described.tasks], None
+        if described.features is not None:
+            by_feature = means["feature"] + means["task_feature"]
+            pairs = pairs + described.features @ by_feature[described.tasks]
+        pairs[described.asked] = self.pairs()[0]
         return TasteModel(
-            pairs=self.pairs()[0].cpu(),
+            pairs=pairs.cpu(),
             log_shares=self.log_shares.log_softmax(0).cpu(),
             centres=self.centres.detach().cpu().clone(),
             log_sds=self.log_sds.detach().cpu().clone(),
-            by_task=means["llm"] + means["task"],
-            by_feature=means["feature"] + means["task_feature"] if "feature" in means else None,
+            by_task=by_task.cpu(),
+            by_feature=None if by_feature is None else by_feature.cpu(),
         )
+
+    def _own_by_task(self, own: Tensor) -> Tensor:
+        """Mean of the queries' own weights over each task, [t, m, d + 1].
+
+        Under heavy tails A(task) is what most queries have, but a new query is to be expected like the mean.
+        It is taken with one further query that differs in nothing from its task.
+        """
+        tasks = self.described.tasks[self.described.asked]
+        sums = own.new_zeros(self.described.n_tasks, *own.shape[1:]).index_add(0, tasks, own)
+        return sums / (1 + tasks.bincount(minlength=self.described.n_tasks))[:, None, None]
 
     def _each_block(self) -> dict[str, Block]:
         return {name: cast(Block, block) for name, block in self.blocks.items()}

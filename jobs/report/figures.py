@@ -128,6 +128,15 @@ def quality_figure(metrics: Sequence[str], rows: Sequence[QualityRow]) -> Figure
     return figure
 
 
+def quality_text(metrics: Sequence[str], rows: Sequence[QualityRow]) -> str:
+    """The figures of :func:`quality_figure` as text."""
+    return "; ".join(
+        f"{row.label}: "
+        + ", ".join(f"{metric} {value:.3f}" for metric, value in zip(metrics, row.values, strict=True))
+        for row in rows
+    )
+
+
 def _log_axis(axes: Axes, which: str) -> None:
     """Logarithmic axis with plain numbers at the powers of ten."""
     getattr(axes, f"set_{which}scale")("log")

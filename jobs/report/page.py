@@ -11,6 +11,7 @@ import matplotlib
 from jobs.report import figures, html
 from jobs.report.data import Neighbour, ReportData, UserCard
 from jobs.report.network import neighbourhood_figure
+from jobs.report.router_page import router_sections, training_section
 from jobs.report.style import RC, group_colours, variable
 
 
@@ -42,7 +43,7 @@ def _sections(data: ReportData, colours: Mapping[str, str]) -> Iterator[str]:
             data.quality_note,
             figures.quality_figure(data.quality_metrics, data.quality),
             "quality",
-            _quality_text(data),
+            figures.quality_text(data.quality_metrics, data.quality),
         )
     if data.neighbourhood:
         yield html.picture(
@@ -58,6 +59,10 @@ def _sections(data: ReportData, colours: Mapping[str, str]) -> Iterator[str]:
         )
     if data.users:
         yield _users(data, colours)
+    if data.router:
+        yield from router_sections(data.router)
+    if data.training and len(data.training.steps):
+        yield training_section(data.training)
     yield from _measurements(data)
     if data.parameters:
         yield _parameters(data)
@@ -103,14 +108,6 @@ def _measurements(data: ReportData) -> Iterator[str]:
             "work",
             f"{len(data.actual_moves)} blocks, {int(data.actual_moves.sum()):,} moves in all.",
         )
-
-
-def _quality_text(data: ReportData) -> str:
-    texts = []
-    for row in data.quality:
-        pairs = zip(data.quality_metrics, row.values, strict=True)
-        texts.append(f"{row.label}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in pairs))
-    return "; ".join(texts)
 
 
 def _users(data: ReportData, colours: Mapping[str, str]) -> str:

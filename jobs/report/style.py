@@ -96,6 +96,11 @@ table.figures caption { text-align: left; font-weight: 600; padding: 8px 0 2px }
 table.figures th { width: auto }
 table.figures th.number { text-align: right; padding: 6px 0 4px 16px }
 table.figures td.number { padding-left: 16px }
+blockquote { margin: 0 0 16px; padding: 2px 0 2px 16px; border-left: 3px solid var(--series-1);
+  font-size: 1.1rem }
+.reasons { margin: 8px 0 0; font-size: .9rem }
+.reasons dt { color: var(--ink-soft); font-size: .8rem; margin-top: 8px }
+.reasons dd { margin: 0; overflow-wrap: anywhere }
 .hit { color: var(--series-7); font-weight: 600; white-space: nowrap }
 .parameters { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 24px 36px }
 """

@@ -1,6 +1,7 @@
 """Routers to be measured against: counts, neighbours, factors, response features, and the published system.
 
-All but :mod:`router.baselines.personalized_router` need numpy and scipy only.
+All but :mod:`router.baselines.personalized_router` and :mod:`router.baselines.lightgcn` need numpy and scipy
+only.
 """
 
 from router.baselines.common import log_likelihood

@@ -10,6 +10,7 @@ chapters 11 and 12). Where no answer has been measured, ridge regressions predic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from router.persona.data import ChoiceData, Choices, Floats, Ints, Support
 Doubles = NDArray[np.float64]
 _PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _FOLDS = 5
+_FOLD_IN_STEPS = 8
 
 
 class TelemetryRouter:
@@ -31,10 +33,16 @@ class TelemetryRouter:
     ----------
     n_rounds
         Rounds of expectation maximisation, each with one Newton step per user.
+    new_users
+        How new users are met: as a mixture of known ones, or by the mode of their own posterior under
+        N(μ, Σ).
     """
 
-    def __init__(self, *, n_rounds: int = 25) -> None:
+    def __init__(
+        self, *, n_rounds: int = 25, new_users: Literal["particles", "posterior"] = "particles"
+    ) -> None:
         self.n_rounds = n_rounds
+        self.new_users = new_users
         self._fitted: tuple[Floats, Floats] | None = None
 
     def fit(self, data: ChoiceData) -> None:
@@ -58,21 +66,32 @@ class TelemetryRouter:
             centred = weights - mean
             covariance = centred.T @ centred / data.n_users + spread.mean(axis=0)
         self._fitted = weights.astype(np.float32), x.astype(np.float32)
+        self._law = mean, covariance
         self._data = data
 
     def scores(self, users: Ints, queries: Ints) -> Floats:
         """Logits of known users, float32 [u, q, m]."""
         require(self._fitted, self)
         assert self._fitted is not None
-        weights, x = self._fitted
-        pairs = x[queries]
-        logits = weights[users] @ pairs.reshape(-1, pairs.shape[2]).T
-        return without_unknown(logits.reshape(len(users), *pairs.shape[:2]), self._data)
+        return self._logits(self._fitted[0][users], queries)
 
     def scores_new_users(self, support: Support, queries: Ints) -> Floats:
-        """Posterior mean over the known users."""
+        """Posterior mean over the known users, or logits at the mode of the users' own posterior."""
         require(self._fitted, self)
-        return particle_scores(self, self._data, support, queries)
+        assert self._fitted is not None
+        if self.new_users == "particles":
+            return particle_scores(self, self._data, support, queries)
+        events = _Events.of(support.choices, support.n_users, self._fitted[1].astype(np.float64))
+        weights = np.tile(self._law[0], (support.n_users, 1))
+        for _ in range(_FOLD_IN_STEPS):
+            weights, _ = events.newton_step(weights, *self._law)
+        return self._logits(weights.astype(np.float32), queries)
+
+    def _logits(self, weights: Floats, queries: Ints) -> Floats:
+        assert self._fitted is not None
+        pairs = self._fitted[1][queries]
+        logits = weights @ pairs.reshape(-1, pairs.shape[2]).T
+        return without_unknown(logits.reshape(len(weights), *pairs.shape[:2]), self._data)
 
 
 def design(data: ChoiceData) -> Doubles:
@@ -96,11 +115,22 @@ def complete_features(data: ChoiceData) -> Doubles:
         if not known.any():
             result[:, llm] = 0.0
         elif not known.all():
-            result[~known, llm] = _ridge(describing[known], result[known, llm], describing[~known])
+            result[~known, llm] = predict_by_ridge(describing[known], result[known, llm], describing[~known])
     return result
 
 
-def _ridge(x: Doubles, y: Doubles, x_new: Doubles) -> Doubles:
+def predict_by_ridge(x: Doubles, y: Doubles, x_new: Doubles) -> Doubles:
+    """Predict columns of y at new points, the penalty chosen for each column by cross-validation.
+
+    Parameters
+    ----------
+    x, y, x_new
+        float64 [n, p], [n, c], [n_new, p].
+
+    Returns
+    -------
+    float64 [n_new, c]
+    """
     folds = np.arange(len(x)) % _FOLDS
     errors = np.zeros((len(_PENALTIES), y.shape[1]))
     for fold in range(_FOLDS):

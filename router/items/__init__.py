@@ -1,6 +1,7 @@
 """Item ranking in closed form: co-occurrence, regression on neighbours, low-pass filter, and their blends.
 
-Needs numpy, scipy and numba only; nothing is trained by gradients.
+These need numpy, scipy and numba only. A head trained by gradients (:mod:`router.items.learning`) needs torch
+and is a further term of a blend.
 """
 
 from router.items.choosing import Quality, item_quality, search_coordinates, split_interactions

@@ -7,6 +7,7 @@ counts are RP³β at (1, 1, β), the linear filter of GF-CF at (1, ½, ½), and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +20,13 @@ from router.items.linear import Floats, ItemMap
 Doubles = NDArray[np.float64]
 _OVERSAMPLING = 64
 _ITERATIONS = 4
+
+
+class Term(Protocol):
+    """Gives a map of interactions; a blend adds the maps of several terms."""
+
+    def fit(self, interactions: sp.csr_array) -> ItemMap:
+        """Map of checked interactions, users × items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +166,6 @@ class LowPass:
         return ItemMap.of_vectors(
             vectors * inverse[:, None], vectors * powers(by_item, self.target_exponent)[:, None]
         )
-
-
-Term = Cooccurrence | NeighborRidge | LowPass
 
 
 def gram(interactions: sp.csr_array, user_exponent: float) -> sp.csr_array:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from router.errors import DataError
@@ -66,6 +67,63 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True)
+class UserLinks:
+    """What ties users to items and to each other, beside choices of LLMs. Any of it may be missing.
+
+    Personalised PageRank (PPR) must come from a graph of users and items alone: over edges from users to
+    LLMs, walks would carry a user's own choices back to the user.
+
+    Attributes
+    ----------
+    interactions
+        Weights of users' interactions with items, [u, i].
+    near
+        PPR mass from users to the known users, [u, known]; entries from a known user to itself are ignored.
+    near_items
+        PPR mass from users to items, [u, i].
+    item_features
+        What is known of items, float32 [i, q]; read from the links of the known users only.
+    """
+
+    interactions: sp.csr_array | None = None
+    near: sp.csr_array | None = None
+    near_items: sp.csr_array | None = None
+    item_features: Floats | None = None
+
+    def check(self, n_users: int) -> None:
+        """Check shapes and weights.
+
+        Raises
+        ------
+        DataError
+            The number of users or of items differs, or a weight is negative or not finite.
+        """
+        matrices = {"interactions": self.interactions, "near": self.near, "near_items": self.near_items}
+        n_items = set() if self.item_features is None else {len(self.item_features)}
+        for name, matrix in matrices.items():
+            if matrix is None:
+                continue
+            if matrix.shape[0] != n_users:
+                raise DataError(f"'{name}' must have a row for each of {n_users} users (got {matrix.shape})")
+            if not (np.isfinite(matrix.data).all() and (matrix.data >= 0.0).all()):
+                raise DataError(f"'{name}' must hold finite weights of at least 0")
+            if name != "near":
+                n_items.add(matrix.shape[1])
+        if len(n_items) > 1:
+            raise DataError(f"'links' must agree on the number of items (got {sorted(n_items)})")
+
+    def take(self, users: ArrayLike, known: ArrayLike) -> UserLinks:
+        """Select users (rows), and known users (columns of ``near``), by positions."""
+        rows, columns = np.asarray(users), np.asarray(known)
+        return UserLinks(
+            interactions=None if self.interactions is None else self.interactions[rows],
+            near=None if self.near is None else sp.csr_array(self.near[rows][:, columns]),
+            near_items=None if self.near_items is None else self.near_items[rows],
+            item_features=self.item_features,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceData:
     """What a router is trained on.
 
@@ -90,6 +148,8 @@ class ChoiceData:
         (all of the test queries). None in the choice-only track.
     user_features
         What is known of users beside their choices, float32 [n_users, p], or None.
+    links
+        Their ties to items and to each other, or None.
     """
 
     n_users: int
@@ -102,6 +162,7 @@ class ChoiceData:
     prices_usd: Floats
     features: Floats | None = None
     user_features: Floats | None = None
+    links: UserLinks | None = None
 
     def __post_init__(self) -> None:
         self.choices.check(self.n_users, self.n_queries, self.n_llms)
@@ -111,6 +172,11 @@ class ChoiceData:
             raise DataError("'features' must be NaN on test queries")
         if self.user_features is not None and len(self.user_features) != self.n_users:
             raise DataError(f"'user_features' must have {self.n_users} rows (got {len(self.user_features)})")
+        if self.links is None:
+            return
+        self.links.check(self.n_users)
+        if self.links.near is not None and self.links.near.shape[1] != self.n_users:
+            raise DataError(f"'near' must have {self.n_users} columns (got {self.links.near.shape[1]})")
 
     @property
     def n_queries(self) -> int:
@@ -152,11 +218,20 @@ class Support:
         Their choices, on training queries.
     user_features
         float32 [n_users, p] as in :class:`ChoiceData`, or None.
+    links
+        Ties of the new users to items and to the known users, or None.
     """
 
     n_users: int
     choices: Choices
     user_features: Floats | None = None
+    links: UserLinks | None = None
+
+    def __post_init__(self) -> None:
+        if self.user_features is not None and len(self.user_features) != self.n_users:
+            raise DataError(f"'user_features' must have {self.n_users} rows (got {len(self.user_features)})")
+        if self.links is not None:
+            self.links.check(self.n_users)
 
 
 class ChoiceRouter(Protocol):

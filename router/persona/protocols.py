@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from router.errors import ParameterError
-from router.persona.data import Bools, ChoiceData, ChoiceRouter, Choices, Floats, Ints, Support
+from router.persona.data import Bools, ChoiceData, ChoiceRouter, Choices, Floats, Ints, Support, UserLinks
 from router.persona.metrics import ChoiceQuality, Doubles, choice_quality
 from router.persona.world import TEMPERATURE, World
 
@@ -55,7 +55,14 @@ class NewLlmQuality:
     gain_where_best: float
 
 
-def warm_data(world: World, seed: int, track: Track, *, user_features: Floats | None = None) -> ChoiceData:
+def warm_data(
+    world: World,
+    seed: int,
+    track: Track,
+    *,
+    user_features: Floats | None = None,
+    links: UserLinks | None = None,
+) -> ChoiceData:
     """Everything that a router of a track may see of a world.
 
     Raises
@@ -80,6 +87,7 @@ def warm_data(world: World, seed: int, track: Track, *, user_features: Floats | 
         prices_usd=world.prices_usd,
         features=features,
         user_features=user_features,
+        links=links,
     )
 
 
@@ -90,14 +98,20 @@ def new_user_data(data: ChoiceData, k: int, *, n_new: int = N_NEW_USERS) -> tupl
     choices = data.choices.take(~old)
     support = choices.take(_rank_within(choices.users) < k)
     support = replace(support, users=support.users - first)
-    features = data.user_features
+    features, links = data.user_features, data.links
     known = replace(
         data,
         n_users=first,
         choices=data.choices.take(old),
         user_features=None if features is None else features[:first],
+        links=None if links is None else links.take(np.arange(first), np.arange(first)),
     )
-    return known, Support(n_new, support, None if features is None else features[first:])
+    return known, Support(
+        n_new,
+        support,
+        None if features is None else features[first:],
+        None if links is None else links.take(np.arange(first, data.n_users), np.arange(first)),
+    )
 
 
 def new_llm_data(
@@ -137,6 +151,7 @@ def evaluate_warm(
     track: Track,
     *,
     user_features: Floats | None = None,
+    links: UserLinks | None = None,
 ) -> SeenNew:
     """Train on all users' choices and judge the answers to the same users.
 
@@ -145,7 +160,7 @@ def evaluate_warm(
     ParameterError
         The world has no users of this seed, or there is no such track.
     """
-    data = warm_data(world, seed, track, user_features=user_features)
+    data = warm_data(world, seed, track, user_features=user_features, links=links)
     model = make()
     model.fit(data)
     users, queries = np.arange(data.n_users), np.arange(data.n_queries)
@@ -160,19 +175,39 @@ def evaluate_new_users(
     ks: Sequence[int] = (0, 1, 3, 5, 10),
     *,
     user_features: Floats | None = None,
+    links: UserLinks | None = None,
     n_new: int = N_NEW_USERS,
 ) -> dict[int, SeenNew]:
     """Train without the last users, then judge the answers to them after k of their choices, for each k.
 
     The queries that count are the same for all k: a user's own queries are left out, beyond the first k too.
     """
-    data = warm_data(world, seed, track, user_features=user_features)
+    data = warm_data(world, seed, track, user_features=user_features, links=links)
+    model = make()
+    model.fit(new_user_data(data, 0, n_new=n_new)[0])
+    return judge_new_users(world, seed, model, data, ks, n_new=n_new)
+
+
+def judge_new_users(
+    world: World,
+    seed: int,
+    model: ChoiceRouter,
+    data: ChoiceData,
+    ks: Sequence[int],
+    *,
+    n_new: int = N_NEW_USERS,
+) -> dict[int, SeenNew]:
+    """Judge the answers of a model that was fitted without the last users of the data, as above.
+
+    Parameters
+    ----------
+    data
+        Of all users; without features and links where the model is to go without those of the new ones.
+    """
     utilities = world.utilities(seed)[-n_new:]
     first = data.n_users - n_new
     own = data.choices.take(data.choices.users >= first)
     own = replace(own, users=own.users - first)
-    model = make()
-    model.fit(new_user_data(data, 0, n_new=n_new)[0])
     queries = np.arange(data.n_queries)
     result = {}
     for k in ks:

@@ -15,10 +15,11 @@ from router.persona.data import Choices, Floats, Ints
 from router.persona.world import TEMPERATURE, Users, World
 
 MIN_CHOICES, MAX_CHOICES = 20, 60
+Deviations = tuple[float, float, float]
 _USER_STREAM, _EVENT_STREAM = 10, 20
 
 
-def draw_users(world: World, seed: int, prototypes: Ints) -> Users:
+def draw_users(world: World, seed: int, prototypes: Ints, deviations: Deviations | None = None) -> Users:
     """Draw users of given prototypes, and their choices.
 
     Parameters
@@ -29,6 +30,8 @@ def draw_users(world: World, seed: int, prototypes: Ints) -> Users:
         Of users and choices.
     prototypes
         int64 [u].
+    deviations
+        Standard deviations of e(u), e(u, g) and b', or None to take those of the world's own users.
 
     Raises
     ------
@@ -41,7 +44,7 @@ def draw_users(world: World, seed: int, prototypes: Ints) -> Users:
     if np.count_nonzero(world.train_queries) < MAX_CHOICES:
         raise ParameterError(f"'world' must have at least {MAX_CHOICES} training queries")
     rng = np.random.default_rng(np.random.SeedSequence([seed, _USER_STREAM]))
-    user_sd, domain_sd, llm_sd = _deviations(world)
+    user_sd, domain_sd, llm_sd = deviations or user_deviations(world)
     n, m = prototypes.size, len(world.llm_names)
     own = rng.normal(0.0, user_sd, (n, 1, n_features)) + rng.normal(
         0.0, domain_sd, (n, n_domains, n_features)
@@ -64,7 +67,7 @@ def _draw_choices(world: World, utilities: Floats, seed: int) -> Choices:
     return Choices(users, queries, (at_choice + rng.gumbel(size=at_choice.shape)).argmax(axis=1))
 
 
-def _deviations(world: World) -> tuple[float, float, float]:
+def user_deviations(world: World) -> Deviations:
     """Standard deviations of e(u), e(u, g) and b', from the users that the world came with."""
     own, bias = [], []
     for users in world.users.values():

@@ -38,13 +38,15 @@ class Decision:
     scores
         As given, float64 [m].
     base_scores
-        Scores without the user's own choices, float64 [m], or None where not given.
+        Scores for a user of whom nothing is known, float64 [m], or None where not given.
     values
         What the candidates were ranked by: scores less what cost weighs, float64 [m].
     cost_usd
         Expected cost with each LLM, NaN where unknown, float64 [m].
     exclusions
         The constraints that applied.
+    choice_logits
+        Whether scores are logits of the user's choice.
     """
 
     catalogue: Catalogue
@@ -57,6 +59,7 @@ class Decision:
     values: NDArray[np.float64]
     cost_usd: NDArray[np.float64]
     exclusions: list[Exclusion]
+    choice_logits: bool
 
     def __repr__(self) -> str:
         return f"<Decision for {self.llm} of {len(self.ranking)} candidates>"
@@ -80,6 +83,14 @@ class Decision:
     def explored(self) -> bool:
         """Whether the LLM is not the best by value."""
         return bool(self.chosen != self.ranking[0])
+
+    @property
+    def chances(self) -> NDArray[np.float64]:
+        """Probabilities with which the user would choose from the candidates, were scores logits of that.
+
+        0 for LLMs left out, float64 [m].
+        """
+        return self._chances(self.scores)
 
     def left_out(self) -> dict[str, list[str]]:
         """Reasons for which LLMs were left out, by name."""
@@ -111,35 +122,54 @@ class Decision:
         }
 
     def _lead(self) -> str:
-        score, n = f"{self.scores[self.chosen]:.2f}", len(self.ranking)
+        name, n, best = self.llm, len(self.ranking), int(self.ranking[0])
         if self.explored:
-            best = int(self.ranking[0])
             return (
-                f"{self.llm} (score {score}) was drawn to learn more about it, with probability "
+                f"{name} ({self._said(self.chosen)}) was drawn to learn more about it, with probability "
                 f"{self.propensity:.2g}; the best of {n} candidates is {self.catalogue.names[best]} "
-                f"(score {self.scores[best]:.2f})"
+                f"({self._said(best)})"
             )
         if n == 1:
-            return f"{self.llm} (score {score}) is the only candidate"
+            return f"{name} is the only candidate"
         if self.scores[self.chosen] < self.scores[self.ranking].max():
             cost = f"{self.cost_usd[self.chosen]:.3g} USD"
-            return f"{self.llm} is the best of {n} candidates for its price (score {score}, {cost})"
-        return f"{self.llm} has the best score of {n} candidates ({score})"
+            return f"{name} is the best of {n} candidates for its price ({self._said(self.chosen)}, {cost})"
+        runner_up = int(self.ranking[1])
+        what = "is the likeliest choice" if self.choice_logits else "has the best score"
+        return (
+            f"{name} {what} of {n} candidates ({self._number(self.scores, best)}; "
+            f"{self.catalogue.names[runner_up]} {self._number(self.scores, runner_up)})"
+        )
+
+    def _said(self, i: int) -> str:
+        """Score of an LLM, and what it is."""
+        number = self._number(self.scores, i)
+        return number if self.choice_logits else f"score {number}"
+
+    def _number(self, scores: NDArray[np.float64], i: int) -> str:
+        return f"{100 * self._chances(scores)[i]:.0f} %" if self.choice_logits else f"{scores[i]:.2f}"
 
     def _personal_share(self) -> str:
-        """What the user's own choices did to the score, and to the order."""
-        if self.base_scores is None:
+        """What knowledge of the user did to the score, and to the order."""
+        if self.base_scores is None or len(self.ranking) == 1:
             return ""
         moved = self.scores[self.ranking] - self.base_scores[self.ranking]
-        if not np.isfinite(moved).all():
+        if not np.isfinite(moved).all() or not moved.any():
             return ""
-        own = self.scores[self.chosen] - self.base_scores[self.chosen]
-        text = f"; this user's own choices moved its score by {own:+.2f}"
+        text = f"; for an unknown user {self._number(self.base_scores, self.chosen)}"
         without = self.values[self.ranking] - moved
-        leader = int(np.argmax(without))
-        if without[leader] > without[0]:
-            text += f", and without them {self.catalogue.names[self.ranking[leader]]} would lead"
+        leader = int(self.ranking[np.argmax(without)])
+        if leader != self.chosen:
+            text += f", behind {self.catalogue.names[leader]}"
         return text
+
+    def _chances(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Softmax over the candidates."""
+        logits = scores[self.ranking]
+        odds = np.exp(logits - logits.max())
+        chances = np.zeros(len(scores))
+        chances[self.ranking] = odds / odds.sum()
+        return chances
 
     def _blocked(self) -> Iterator[str]:
         """The LLMs that only a constraint keeps from standing first."""
@@ -195,6 +225,7 @@ class Policy:
         cost_usd: ArrayLike | None = None,
         score_sds: ArrayLike | None = None,
         base_scores: ArrayLike | None = None,
+        choice_logits: bool = False,
         rng: np.random.Generator | None = None,
     ) -> Decision:
         """Choose an LLM for one request.
@@ -211,7 +242,10 @@ class Policy:
         score_sds
             Standard deviations of the scores, [m]; Thompson sampling needs them.
         base_scores
-            Scores without the user's own choices, [m]; only the reason uses them.
+            Scores for a user of whom nothing is known, [m]; only the reason uses them.
+        choice_logits
+            Whether scores are logits of the user's choice, as :class:`router.scorer.Scorer` predicts them:
+            the reason then speaks of probabilities.
         rng
             Source of the draw; needed unless the policy is greedy.
 
@@ -254,6 +288,7 @@ class Policy:
             values=values,
             cost_usd=cost_usd,
             exclusions=exclusions,
+            choice_logits=choice_logits,
         )
 
     def _rank(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from harness import ROOT, Figure
+from harness import ROOT, Figure, run_alone
 
 from jobs.fairqueue.simulation.study import beside_published, run_study
 
@@ -15,3 +15,7 @@ def measure() -> list[Figure]:
     """All numbers; those of the trace only where its file is there."""
     study = run_study(TRACE if TRACE.exists() else None)
     return [Figure(**asdict(number)) for number in (*study.numbers, *beside_published(study))]
+
+
+if __name__ == "__main__":
+    run_alone("fairqueue_simulation", measure)

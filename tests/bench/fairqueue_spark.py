@@ -19,7 +19,7 @@ from statistics import fmean, median, quantiles
 
 import numpy as np
 from datasets import wiki_vote
-from harness import RESULTS, Figure, at_most, check, note
+from harness import RESULTS, Figure, at_most, check, note, run_alone
 from pyspark.sql import SparkSession
 
 from jobs import fairqueue
@@ -272,3 +272,7 @@ def _memory() -> Iterator[Figure]:
     yield at_most("memory grown from 10,000 to 100,000 jobs (no Spark)", grown_mib, 8.0, "MiB")
     yield at_most("things remembered after 100,000 jobs to 10,000", max(sizes[50:]) / max(sizes[:10]), 1.2)
     yield note("scheduler and ledger per job (no Spark)", each_us, "µs")
+
+
+if __name__ == "__main__":
+    run_alone("fairqueue_spark", measure)

@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench"
+QUIET = "FAIRPATH_BENCH_QUIET"  # environment of a benchmark that keeps its figures and prints none
 _PACKAGES = ("numba", "numpy", "scipy", "pyspark", "torch")
 
 
@@ -36,6 +38,8 @@ class Figure:
         What it should be, such as ``≥ 0.985``, or None where it only explains another figure.
     ok
         Whether it is, or None.
+    interval
+        Its 95 % interval, or None.
     """
 
     name: str
@@ -43,11 +47,12 @@ class Figure:
     unit: str
     goal: str | None = None
     ok: bool | None = None
+    interval: tuple[float, float] | None = None
 
 
-def note(name: str, value: float, unit: str = "") -> Figure:
+def note(name: str, value: float, unit: str = "", interval: tuple[float, float] | None = None) -> Figure:
     """Figure without a goal."""
-    return Figure(name, float(value), unit)
+    return Figure(name, float(value), unit, interval=interval)
 
 
 def at_least(name: str, value: float, bound: float, unit: str = "") -> Figure:
@@ -60,45 +65,116 @@ def at_most(name: str, value: float, bound: float, unit: str = "") -> Figure:
     return Figure(name, float(value), unit, f"≤ {bound:g}", bool(value <= bound))
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One row of a table of goals: ours beside the best baseline, measured in the same run on the same users.
+
+    Attributes
+    ----------
+    name
+        Protocol, track and queries.
+    goal
+        What ours should be, such as ``≥ 0.85``, or None.
+    known
+        What the best baseline is known to reach from elsewhere, or None.
+    baseline, baseline_value
+        The best baseline measured here; empty and None where there is none.
+    ours, ours_interval
+        What ours reaches, and its 95 % interval, or None.
+    interval
+        Mean of the paired difference, ours less the baseline, and its 95 % interval; or None.
+    ok
+        Whether the goal is reached and the interval lies above 0, or None without a goal.
+    """
+
+    name: str
+    goal: str | None
+    known: float | None
+    baseline: str
+    baseline_value: float | None
+    ours: float
+    interval: tuple[float, float, float] | None
+    ok: bool | None
+    ours_interval: tuple[float, float] | None = None
+
+
+Measurement = Figure | Comparison
+
+
 def check(holds: bool, what: str) -> None:
     """Stop a benchmark whose answers are wrong: its times would mean nothing."""
     if not holds:
         raise SystemExit(f"wrong answer, nothing was measured: {what}")
 
 
-def run_alone(target: str, measure: Callable[[], Sequence[Figure]]) -> None:
+def run_alone(target: str, measure: Callable[[], Sequence[Measurement]]) -> None:
     """Measure, keep the figures as ``build/bench/<target>.json`` with the machine beside them, show them."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    figures = measure()
-    records = [asdict(figure) for figure in figures]
-    (RESULTS / f"{target}.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    path = RESULTS / f"{target}.json"
+    path.unlink(missing_ok=True)  # figures of an older run must not stand in for a failed one
+    measured = measure()
+    path.write_text(json.dumps([asdict(one) for one in measured], indent=1, ensure_ascii=False) + "\n")
     (RESULTS / f"{target}.machine.txt").write_text(machine() + "\n")
-    show(target, figures)
-    sys.exit(any(figure.ok is False for figure in figures))
+    if QUIET not in os.environ:
+        show(target, measured)
+    sys.exit(any(one.ok is False for one in measured))
 
 
-def read_figures(target: str) -> list[Figure]:
+def read_measurements(target: str) -> list[Measurement]:
     """Figures of the last run of a benchmark; none where it has not run."""
     path = RESULTS / f"{target}.json"
-    return [Figure(**record) for record in json.loads(path.read_text())] if path.exists() else []
+    return [_measurement(record) for record in json.loads(path.read_text())] if path.exists() else []
 
 
-def show(title: str, figures: Sequence[Figure]) -> None:
-    """Print figures as a table."""
+def _measurement(record: dict[str, Any]) -> Measurement:
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+    return Comparison(**fields) if "ours" in fields else Figure(**fields)
+
+
+def show(title: str, measured: Sequence[Measurement]) -> None:
+    """Print the table of goals, where there is one, then the figures."""
+    show_goals(title, [one for one in measured if isinstance(one, Comparison)])
+    if figures := [one for one in measured if isinstance(one, Figure)]:
+        columns = ("name", "value", "unit", "goal", "ok")
+        cells = [
+            ((one.name, with_interval(one), one.unit, one.goal or "", mark(one)), one.ok) for one in figures
+        ]
+        _print(title, columns, cells)
+
+
+def show_goals(title: str, measured: Sequence[Measurement]) -> None:
+    """Print goals and what is reached as one table."""
+    if measured:
+        _print(f"{title}: goals", GOAL_COLUMNS, [(goal_cells(one), one.ok) for one in measured])
+
+
+GOAL_COLUMNS = ("protocol", "goal", "best baseline: known / here", "ours", "difference [95 %]", "reached")
+
+
+def goal_cells(one: Measurement) -> tuple[str, ...]:
+    """Cells of a row of the table of goals, as ``GOAL_COLUMNS`` names them."""
+    if isinstance(one, Figure):
+        return one.name, one.goal or "", "", f"{with_interval(one)} {one.unit}".strip(), "", mark(one)
+    known = "-" if one.known is None else f"{one.known:.3f}"
+    here = "-" if one.baseline_value is None else f"{one.baseline_value:.3f} {one.baseline}"
+    interval = "" if one.interval is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*one.interval)
+    return one.name, one.goal or "", f"{known} / {here}", f"{one.ours:.4f}", interval, mark(one)
+
+
+def _print(title: str, columns: Sequence[str], rows: Sequence[tuple[Sequence[str], bool | None]]) -> None:
     table = Table(title=title, title_justify="left")
-    for column, justify in (("name", "left"), ("value", "right"), ("unit", "left"), ("goal", "right")):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    table.add_column("ok")
-    for figure in figures:
-        table.add_row(
-            figure.name,
-            shown(figure.value),
-            figure.unit,
-            figure.goal or "",
-            mark(figure),
-            style=_style(figure),
-        )
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    styles = {True: "", False: "bold red", None: "dim"}
+    for cells, ok in rows:
+        table.add_row(*cells, style=styles[ok])
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+
+
+def with_interval(figure: Figure) -> str:
+    """Render a figure's number, and its interval where there is one."""
+    interval = "" if figure.interval is None else " [{}, {}]".format(*map(shown, figure.interval))
+    return shown(figure.value) + interval
 
 
 def shown(value: float) -> str:
@@ -106,13 +182,9 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
 
 
-def mark(figure: Figure) -> str:
+def mark(one: Measurement) -> str:
     """Say whether the goal is reached, empty without one."""
-    return {True: "yes", False: "NO", None: ""}[figure.ok]
-
-
-def _style(figure: Figure) -> str:
-    return {True: "", False: "bold red", None: "dim"}[figure.ok]
+    return {True: "yes", False: "NO", None: ""}[one.ok]
 
 
 def machine() -> str:

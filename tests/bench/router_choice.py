@@ -3,129 +3,157 @@
 Real responses, simulated users. G is the share of the gap between a random choice and the user's best one
 that is closed (random 0, oracle 1); *seen* are training queries that the user has not answered, *new* are
 queries of the test split. Means over three seeds of users. The bounds are what each baseline is known to
-reach, less .01.
+reach, less .01. Bayes' rule is told the law that users are drawn from: a reference, not a competitor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from datasets import gowalla, shared_file
+from datasets import shared_file
 from harness import Figure, at_least, at_most, note, run_alone
+from persona_runs import PARTS, PENALTIES, SEEDS, SUPPORTS, Run, penalty_run, result, results
 
-from router.baselines import (
-    FactorRouter,
-    PopularityRouter,
-    TelemetryRouter,
-    UserKnnRouter,
-    UserTaskRouter,
-    log_likelihood,
-)
-from router.baselines.factors import Block
-from router.baselines.personalized_router import PersonalizedRouter
-from router.persona import (
-    ChoiceRouter,
-    Track,
-    World,
-    choice_quality,
-    evaluate_new_llm,
-    evaluate_new_users,
-    evaluate_warm,
-    load_world,
-    warm_data,
-)
-from router.persona.items import item_world, spectral_features, taste_clusters
+from router.persona import Track, choice_quality, load_world
 from router.persona.world import Strength
 
-SEEDS = (1, 2, 3)
-SUPPORTS = (0, 1, 3, 5, 10)
-PENALTIES = (5.0, 10.0, 20.0, 40.0)
-VALIDATION = 0.1
 MARGIN = 0.01
 RHOS = (0.0, 0.6)
+BAYES = "Bayes, knows the law"
+TELEMETRY = ("response features", "response features, own posterior", BAYES)
 
-Make = Callable[[], ChoiceRouter]
-Known = dict[str, tuple[float, float]]
+Known = tuple[float | None, float | None]
+NOT_KNOWN: Known = (None, None)
 # Known G (seen, new), by strength.
-WARM: dict[Strength, Known] = {
+WARM: dict[Strength, dict[str, Known]] = {
     "medium": {
+        "popularity": NOT_KNOWN,
+        "popularity by task": NOT_KNOWN,
         "popularity by query, blind to users": (0.532, 0.258),
+        "PersonalizedRouter as released": NOT_KNOWN,
         "user x task": (0.539, 0.551),
         "user-kNN": (0.645, 0.537),
         "MF": (0.570, 0.573),
         "MF + queries": (0.826, 0.571),
+        "bilinear": NOT_KNOWN,
+        "bilinear + queries": NOT_KNOWN,
         "response features": (0.914, 0.606),
+        BAYES: (0.950, 0.616),
     },
-    "mild": {"MF + queries": (0.841, 0.499), "response features": (0.925, 0.536)},
-    "strong": {"MF + queries": (0.801, 0.631), "response features": (0.902, 0.665)},
+    "mild": {
+        "MF + queries": (0.841, 0.499),
+        "bilinear + queries": (0.854, 0.503),
+        "response features": (0.925, 0.536),
+        BAYES: (0.954, 0.544),
+    },
+    "strong": {
+        "MF + queries": (0.801, 0.631),
+        "bilinear + queries": NOT_KNOWN,
+        "response features": (0.902, 0.665),
+        BAYES: (0.945, 0.679),
+    },
 }
-NEW_USERS: dict[int, tuple[float, float]] = {
+PARTICLES: dict[int, Known] = {
     0: (0.538, 0.266),
     1: (0.613, 0.346),
     3: (0.674, 0.423),
     5: (0.705, 0.458),
     10: (0.753, 0.511),
 }
+BAYES_NEW_USERS: dict[int, Known] = {
+    0: (0.570, 0.253),
+    1: (0.664, 0.346),
+    3: (0.767, 0.446),
+    5: (0.817, 0.496),
+    10: (0.883, 0.555),
+}
+# Routers for new users, and what they are known to reach. User-kNN looks for neighbours among known users;
+# the others, unless they say otherwise, are posteriors over the known users' scores ("particles").
+NEW_USERS: dict[str, dict[int, Known]] = {
+    "user-kNN": dict.fromkeys(SUPPORTS, NOT_KNOWN),
+    "MF + queries": PARTICLES,
+    "bilinear + queries": dict.fromkeys(SUPPORTS, NOT_KNOWN),
+    "response features": PARTICLES,
+    "response features, own posterior": dict.fromkeys(SUPPORTS, NOT_KNOWN),
+    BAYES: BAYES_NEW_USERS,
+}
 # Router, probes a task, known G.
 NEW_LLM = (("MF", 0, 0.553), ("response features", 0, 0.581), ("response features", 5, 0.583))
+ITEMS = ("MF + queries", "response features")
+ITEM_GAIN = {"seen": 0.092, "new": 0.084}
 
 
 def measure() -> list[Figure]:
     """All protocols."""
-    figures: list[Figure] = []
+    results(all_runs())
+    figures = [*_validation(), *_blind_oracle()]
     for strength, known in WARM.items():
-        world = load_world(shared_file("persona-sim"), strength)
-        penalty, chosen = choose_penalty(world, strength)
-        routers = _routers(penalty)
-        figures += chosen
-        figures += _warm(world, strength, routers if strength == "medium" else known, routers)
-        if strength == "medium":
-            figures += _blind_oracle(world)
-            figures += _new_users(world, routers)
-            figures += _new_llm(world, routers)
-            figures += _items(world, routers)
-    return figures
+        for router, bounds in known.items():
+            runs = by_seed("warm", router, strength)
+            for part, bound in zip(PARTS, bounds, strict=True):
+                figures.append(
+                    _figure(f"{strength}, {track_of(router)}: {router}, {part}", mean(runs, part), bound)
+                )
+    for router, by_k in NEW_USERS.items():
+        runs = by_seed("new users", router)
+        for k, bounds in by_k.items():
+            for part, bound in zip(PARTS, bounds, strict=True):
+                name = f"new users, {track_of(router)}: {router}, k={k}, {part}"
+                figures.append(_figure(name, mean(runs, f"k={k}, {part}"), bound))
+    return [*figures, *_new_llm(), *_items()]
 
 
-def _routers(penalty: float) -> dict[str, tuple[Make, Track]]:
-    """All routers, the penalty of the factor models given."""
-
-    def factors(*blocks: Block) -> Make:
-        return lambda: FactorRouter(blocks, factor_penalty=penalty)
-
-    return {
-        "popularity": (lambda: PopularityRouter("all"), "choice-only"),
-        "popularity by task": (lambda: PopularityRouter("task"), "choice-only"),
-        "popularity by query, blind to users": (lambda: PopularityRouter("query"), "choice-only"),
-        "PersonalizedRouter as released": (PersonalizedRouter, "choice-only"),
-        "user x task": (UserTaskRouter, "choice-only"),
-        "user-kNN": (UserKnnRouter, "choice-only"),
-        "MF": (factors("task"), "choice-only"),
-        "MF + queries": (factors("task", "query"), "choice-only"),
-        "bilinear": (factors("task", "embedding"), "choice-only"),
-        "bilinear + queries": (factors("task", "query", "embedding"), "choice-only"),
-        "response features": (TelemetryRouter, "telemetry"),
-    }
+def all_runs() -> list[Run]:
+    """Everything that is measured here."""
+    warm = [
+        run
+        for strength, known in WARM.items()
+        for router in known
+        for run in by_seed("warm", router, strength)
+    ]
+    new_users = [run for router in NEW_USERS for run in by_seed("new users", router)]
+    new_llm = [run for router, probes, _ in NEW_LLM for run in by_seed("new LLM", router, n_probes=probes)]
+    items = [run for rho in RHOS for router in ITEMS for run in by_seed("new users", router, rho=rho)]
+    return [*warm, *new_users, *new_llm, *items]
 
 
-def choose_penalty(world: World, strength: Strength) -> tuple[float, list[Figure]]:
-    """Penalty of the factor models that is best on choices held out of the training data."""
-    data = warm_data(world, SEEDS[0], "choice-only")
-    held_out = np.random.default_rng(0).random(len(data.choices)) < VALIDATION
-    train = data.with_choices(data.choices.take(~held_out))
-    values = []
-    for penalty in PENALTIES:
-        model = FactorRouter(factor_penalty=penalty)
-        model.fit(train)
-        values.append(log_likelihood(model, data.choices.take(held_out)))
-    name = f"{strength}, validation: MF + queries, log-likelihood at penalty"
-    figures = [note(f"{name} {penalty:g}", value) for penalty, value in zip(PENALTIES, values, strict=True)]
-    return PENALTIES[int(np.argmax(values))], figures
+def track_of(router: str) -> Track:
+    """What a baseline sees."""
+    return "telemetry" if router in TELEMETRY else "choice-only"
 
 
-def _blind_oracle(world: World) -> Iterator[Figure]:
+def by_seed(
+    protocol: str, router: str, strength: Strength = "medium", track: Track | None = None, **options: float
+) -> list[Run]:
+    """Runs of a router, one per seed of users."""
+    track = track_of(router) if track is None else track
+    return [Run(protocol, router, track, strength, seed, **options) for seed in SEEDS]  # type: ignore[arg-type]
+
+
+def mean(runs: Sequence[Run], name: str) -> float:
+    """Mean over users and seeds; NaN entries are left out."""
+    found = results(runs)
+    return float(np.mean([np.nanmean(found[run][name]) for run in runs]))
+
+
+def item_gain(router: str, rho: float, part: str, track: Track | None = None) -> float:
+    """Mean gain in G from items, of new users without choices."""
+    runs = by_seed("new users", router, track=track, rho=rho)
+    return mean(runs, f"k=0, {part}") - mean(runs, f"without items, k=0, {part}")
+
+
+def _validation() -> Iterator[Figure]:
+    for strength in WARM:
+        values = result(penalty_run(strength))["log_likelihood"]
+        name = f"{strength}, validation: MF + queries, log-likelihood at penalty"
+        for penalty, value in zip(PENALTIES, values, strict=True):
+            yield note(f"{name} {penalty:g}", value)
+
+
+def _blind_oracle() -> Iterator[Figure]:
     """What a router that sees the answers but not the user could reach: the LLM best on average."""
+    world = load_world(shared_file("persona-sim"))
     everyone = np.ones((len(world.of_seed(SEEDS[0]).weights), 1), dtype=bool)
     for part, queries in (("training", world.train_queries), ("test", ~world.train_queries)):
         gains = []
@@ -136,66 +164,28 @@ def _blind_oracle(world: World) -> Iterator[Figure]:
         yield note(f"G, medium, sees utilities: best for all users, {part} queries", np.mean(gains))
 
 
-def _warm(
-    world: World, strength: Strength, names: Iterable[str], routers: dict[str, tuple[Make, Track]]
-) -> Iterator[Figure]:
-    for name in names:
-        make, track = routers[name]
-        results = [evaluate_warm(world, seed, make, track) for seed in SEEDS]
-        known = WARM[strength].get(name, (None, None))
-        for part, bound in zip(("seen", "new"), known, strict=True):
-            value = np.mean([getattr(result, part).gain.mean() for result in results])
-            yield _figure(f"{strength}, {track}: {name}, {part}", value, bound)
-
-
-def _new_users(world: World, routers: dict[str, tuple[Make, Track]]) -> Iterator[Figure]:
-    for name in ("MF + queries", "response features"):
-        make, track = routers[name]
-        results = [evaluate_new_users(world, seed, make, track, SUPPORTS) for seed in SEEDS]
-        for k, bounds in NEW_USERS.items():
-            for part, bound in zip(("seen", "new"), bounds, strict=True):
-                value = np.mean([getattr(result[k], part).gain.mean() for result in results])
-                yield _figure(f"new users, {track}: {name}, particles, k={k}, {part}", value, bound)
-
-
-def _new_llm(world: World, routers: dict[str, tuple[Make, Track]]) -> Iterator[Figure]:
+def _new_llm() -> Iterator[Figure]:
     for router, n_probes, bound in NEW_LLM:
-        make, track = routers[router]
-        name = f"new LLM, {track}: {router}, {n_probes} probes a task"
-        results = [evaluate_new_llm(world, seed, make, track, n_probes=n_probes) for seed in SEEDS]
-        yield _figure(name, np.mean([result.quality.gain.mean() for result in results]), bound)
+        name = f"new LLM, {track_of(router)}: {router}, {n_probes} probes a task"
+        runs = by_seed("new LLM", router, n_probes=n_probes)
+        yield _figure(name, mean(runs, "new"), bound)
         for part in ("recall", "precision", "gain_where_best"):
-            value = np.mean([getattr(result, part) for result in results])
-            if not np.isnan(value):
-                yield note(f"{name}, {part.replace('_', ' ')}", value)
+            values = [result(run)[part] for run in runs]
+            if not np.isnan(values).any():
+                yield note(f"{name}, {part.replace('_', ' ')}", np.mean(values))
 
 
-def _items(world: World, routers: dict[str, tuple[Make, Track]]) -> Iterator[Figure]:
+def _items() -> Iterator[Figure]:
     """Gain of new users without choices from the spectral features of their items."""
-    train, test = gowalla()
-    clusters, features = taste_clusters(train + test), spectral_features(train)
     for rho in RHOS:
-        for name in ("MF + queries", "response features"):
-            make, track = routers[name]
-            gains = [_item_gain(world, seed, rho, make, track, clusters, features) for seed in SEEDS]
-            mean = np.mean(gains, axis=0)
-            for part, gain, known in zip(("seen", "new"), mean, (0.092, 0.084), strict=True):
-                label = f"Gowalla items, rho={rho:g}, {track}: {name}, k=0, {part}: gain"
+        for router in ITEMS:
+            for part, known in ITEM_GAIN.items():
+                gain = item_gain(router, rho, part)
+                label = f"Gowalla items, rho={rho:g}, {track_of(router)}: {router}, k=0, {part}: gain"
                 if rho == 0.0:
                     yield at_most(label, abs(gain), MARGIN)
                 else:
                     yield note(f"{label} (known: {known})", gain)
-
-
-def _item_gain(
-    world: World, seed: int, rho: float, make: Make, track: Track, clusters: np.ndarray, features: np.ndarray
-) -> tuple[float, float]:
-    given = item_world(world, seed, clusters, rho=rho)
-    without = evaluate_new_users(given.world, seed, make, track, (0,))[0]
-    own = features[given.item_users]
-    with_items = evaluate_new_users(given.world, seed, make, track, (0,), user_features=own)[0]
-    seen, new = (getattr(with_items, p).gain - getattr(without, p).gain for p in ("seen", "new"))
-    return float(seen.mean()), float(new.mean())
 
 
 def _figure(name: str, value: float, known: float | None) -> Figure:

@@ -360,7 +360,14 @@ def test_demo_passes_on_what_it_is_told(fairpath, tmp_path, monkeypatch):
         "src": "customer"
     }
     assert told.pop("spark") == {"master": "local[2]", "remote": None, "conf": {}}
-    assert told == {"out": tmp_path, "interactions": None, "engine": "spark", "seed": 5}
+    assert told == {
+        "out": tmp_path,
+        "interactions": None,
+        "events": None,
+        "llms": None,
+        "engine": "spark",
+        "seed": 5,
+    }
     refused = fairpath(*args, "--set", "fingerprints.n_walks=5")
     assert refused.code == 2
     assert "--set fingerprints.n_walks: a demo has its own fixed parameters" in refused.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from jobs import demo
 from jobs.demo_data import MarketSizes, make_market
 from jobs.demo_measure import packet_estimates, walk_estimate
-from jobs.demo_quality import TestPart, planted_quality, ranking_quality
+from jobs.demo_quality import TestPart, echo_quality, planted_quality, ranking_quality
+from jobs.demo_router import FORESEEN
 from jobs.interactions import read_interactions
 from ppr.blocks import compute_block
 from ppr.build import build_graph
@@ -163,7 +165,7 @@ def test_demo_report_tells_the_same(demo_run: tuple[Path, dict, str]) -> None:
         assert user in text
         for item in items:
             assert item in page
-    assert page.count("<svg ") == 6
+    assert page.count("<svg ") == 11
 
 
 def test_recommendations_are_new_to_the_user(demo_run: tuple[Path, dict, str]) -> None:
@@ -179,7 +181,7 @@ def test_second_run_keeps_what_is_there(demo_run: tuple[Path, dict, str]) -> Non
     again, text = run(out, engine="spark")  # nothing to compute: Spark is not started
     assert {path: path.stat().st_mtime_ns for path in out.rglob("manifest.json")} == before
     assert again == result
-    assert text.count("kept from an earlier run") == 2
+    assert text.count("kept from an earlier run") == 3
 
 
 def test_other_data_do_not_overwrite(demo_run: tuple[Path, dict, str]) -> None:
@@ -225,12 +227,61 @@ def test_own_interactions(tmp_path: Path, times: bool) -> None:
     pq.write_table(table if times else table.drop_columns("timestamp"), tmp_path / "own.parquet")
     result, text = run(tmp_path / "out", interactions=tmp_path / "own.parquet")
     assert set(result["quality"]) == {demo.POPULARITY, demo.COMPOSED, demo.THREE_HOPS}
+    assert "router" not in result
+    assert "router        left out: it needs --events and --llms" in text
     assert ("the last fifth of the time" if times else "a random fifth of each user's") in text
     train, test = (pq.read_table(tmp_path / "out" / f"{name}.parquet") for name in ("train", "test"))
     assert train.num_rows + test.num_rows == table.num_rows
     if times:
         assert max(train["timestamp"].to_pylist()) < min(test["timestamp"].to_pylist())
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_the_demo_shows_the_router(demo_run: tuple[Path, dict, str]) -> None:
+    out, result, text = demo_run
+    page = unescape((out / "report.html").read_text(encoding="utf-8"))
+    router = result["router"]
+    assert (out / "router" / "manifest.json").is_file()
+    for values in router["quality"].values():
+        for value in values.values():
+            assert f"{value:.3f}" in text
+            assert f"{value:.3f}" in page
+    assert router["question"] in text
+    assert router["question"] in page
+    assert len({user["llm"] for user in router["users"].values()}) == 2
+    for user, shown in router["users"].items():
+        assert f"{user} gets {shown['llm']}" in text
+        for label in ("why", "own choices", "cost", "planted truth"):
+            assert shown[label] in text
+            assert shown[label] in page
+
+
+def test_headings_stand_over_their_columns() -> None:
+    lines: list[str] = []
+    echo_quality("title", {"one": {"short": 0.5, FORESEEN: 0.25}}, lines.append)
+    heading, row = lines[1:]
+    assert heading.split() == ["short", *FORESEEN.split()]
+    assert heading.index("short") + len("short") == row.index("0.500") + len("0.500")
+    assert len(heading) == len(row)
+
+
+def test_own_choices_of_models(tmp_path: Path) -> None:
+    market = make_market(0, SIZES)
+    for name, table in (("own", market.interactions), ("events", market.llm_choices), ("llms", market.llms)):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    files = {name: tmp_path / f"{name}.parquet" for name in ("events", "llms")}
+    result, text = run(tmp_path / "out", interactions=tmp_path / "own.parquet", **files)
+    quality = result["router"]["quality"]
+    assert all(set(values) == {FORESEEN} for values in quality.values())
+    assert "planted truth" not in text
+    assert quality["Fairpath, router"][FORESEEN] > quality["most popular model"][FORESEEN]
+
+
+def test_without_the_routers_packages_the_rest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "torch" else name)
+    result, text = run(tmp_path / "out")
+    assert "router        left out: torch not installed (pip install 'fairpath[router]')" in text
+    assert "router" not in result
 
 
 def test_unknown_engine(tmp_path: Path) -> None:

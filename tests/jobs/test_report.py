@@ -17,11 +17,17 @@ from jobs.report import (
     AccuracyCurve,
     CostCurve,
     Fact,
+    ModelShares,
     Neighbour,
     Neighbourhood,
     QualityRow,
     ReportData,
+    RoutedUser,
+    RouterReport,
+    SupportCurves,
+    TrainingCurve,
     UserCard,
+    UserMap,
     write_report,
 )
 from jobs.report.figures import accuracy_figure, degree_figure, quality_figure, work_figure
@@ -53,6 +59,41 @@ def neighbourhood() -> Neighbourhood:
     return Neighbourhood("user-0042", history, similar, recommended, history_links, recommended_links)
 
 
+def router_report(word: str = "ember-pro") -> RouterReport:
+    rng = np.random.default_rng(3)
+    models = (word, "delta-mini", "birch-chat")
+    curve = SupportCurves(
+        title=f"users of {word}",
+        bins=("0", "1", "2-4"),
+        n_users=np.array([20, 31, 45]),
+        means={"counts": np.array([0.4, 0.5, 0.6]), f"Fairpath, {word}": np.array([0.4, 0.7, 0.9])},
+        errors={"counts": np.full(3, 0.02), f"Fairpath, {word}": np.array([0.02, np.nan, 0.01])},
+    )
+    return RouterReport(
+        note=f"Invented users of {word}.",
+        quality_metrics=("gap closed",),
+        quality=(QualityRow("counts", (0.512,)), QualityRow(f"Fairpath, {word}", (0.734,))),
+        question=f"How is {word} made?",
+        question_note=f"The first two users of {word}.",
+        users=tuple(RoutedUser(f"user-{i} {word}", word, ((word, f"because {word}"),)) for i in (7, 8)),
+        shares=(
+            ModelShares(f"by task {word}", ("code", word), models, rng.dirichlet(np.ones(3), size=2)),
+            ModelShares("by persona", ("frugal", "expert"), models, rng.dirichlet(np.ones(3), size=2)),
+        ),
+        curves=(curve, curve),
+        curves_label=f"share {word}",
+        user_map=UserMap(
+            rng.normal(size=(40, 2)), (0.5, 0.2), {f"by {word}": tuple(models[i % 3] for i in range(40))}
+        ),
+    )
+
+
+def training_curve() -> TrainingCurve:
+    steps = np.arange(0, 100, 10)
+    held_out = np.where(steps % 20 == 0, -1.4 + 0.002 * steps, np.nan)
+    return TrainingCurve(steps, -1.5 + 0.004 * steps, 0.003 * steps, held_out)
+
+
 def full_report() -> ReportData:
     rng = np.random.default_rng(2)
     picture = neighbourhood()
@@ -81,6 +122,8 @@ def full_report() -> ReportData:
         quality_note="The last fifth of the interactions was held out.",
         neighbourhood=picture,
         users=tuple(UserCard(f"user-{i:04d}", picture.history, picture.recommended) for i in range(3)),
+        router=router_report(),
+        training=training_curve(),
         parameters={"fingerprints": {"n_walks": "3000"}, "versions": {"numpy": "2.0"}},
     )
 
@@ -142,7 +185,7 @@ def test_ids_are_unique_and_references_resolve(page: str) -> None:
 
 def test_every_picture_has_a_text_alternative_and_is_valid_xml(page: str) -> None:
     pictures = re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)
-    assert len(pictures) == 6
+    assert len(pictures) == 11
     for picture in pictures:
         root = ET.fromstring(picture)
         assert root.attrib["role"] == "img"
@@ -159,6 +202,8 @@ def test_pictures_follow_the_colour_scheme(page: str) -> None:
 
 def test_numbers_of_the_data_are_on_the_page(page: str) -> None:
     text = unescape(re.sub(r"<[^>]+>", " ", page))
+    for expected in ("0.512", "0.734", "because ember-pro", "How is ember-pro made?"):
+        assert expected in text
     for expected in ("0.137", "0.242", "0.287", "3,500", "user-0042", "lamp-07", "n_walks", "3000"):
         assert expected in text
     marked = {card.user for card in full_report().users}
@@ -181,6 +226,7 @@ def test_text_from_the_data_is_escaped() -> None:
         quality=(QualityRow(evil, (0.5,)),),
         neighbourhood=Neighbourhood(evil, nodes, nodes, nodes, links, links),
         users=(UserCard(evil, nodes, nodes),),
+        router=router_report(evil),
         parameters={evil: {evil: evil}},
     )
     assert Page(render_report(data)).find("script") == []

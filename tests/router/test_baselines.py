@@ -188,6 +188,20 @@ def test_telemetry_recovers_planted_weights(data: ChoiceData, world: World) -> N
     assert np.corrcoef(found.ravel(), planted.ravel())[0, 1] > 0.85
 
 
+def test_own_posterior_of_new_users(data: ChoiceData) -> None:
+    model = TelemetryRouter(new_users="posterior")
+    model.fit(data)
+    queries = np.arange(data.n_queries)
+    support = Support(data.n_users, data.choices)
+    # With a known user's choices a new one is that user: both are the mode of the same posterior.
+    np.testing.assert_allclose(
+        model.scores_new_users(support, queries), model.scores(np.arange(data.n_users), queries), atol=0.05
+    )
+    nobody = Support(1, data.choices.take(np.zeros(0, dtype=np.int64)))
+    expected = design(data) @ model._law[0]
+    np.testing.assert_allclose(model.scores_new_users(nobody, queries)[0], expected, atol=1e-4)
+
+
 def test_missing_features_are_predicted(world: World) -> None:
     rng = np.random.default_rng(0)
     data = warm_data(world, 1, "telemetry")

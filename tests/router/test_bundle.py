@@ -23,6 +23,7 @@ FILES = [
     "embeddings/user.npy",
     "embeddings/item.npy",
     "embeddings/llm.npy",
+    "arrays/rows_indptr.npy",
     "nodes.parquet",
     "kinds.npy",
     "llms.json",
@@ -56,6 +57,7 @@ def content(**changes: Any) -> dict[str, Any]:
         "encoder": ENCODER,
         "parameters": {"seed": 3, "width": 4},
         "parents": {"graph": "ab" * 32},
+        "arrays": {"rows_indptr": np.arange(7), "rows_sent": rng.random(6) < 0.5},
         "metrics": {"gain": 0.9},
         **changes,
     }
@@ -69,7 +71,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("verify", [True, False])
 def test_round_trip(store: Path, verify: bool) -> None:
     given, bundle = content(), Bundle.open(store, verify=verify)
-    for name in ("weights", "embeddings"):
+    for name in ("weights", "embeddings", "arrays"):
         found = getattr(bundle, name)
         assert found.keys() == given[name].keys()
         for key, array in given[name].items():

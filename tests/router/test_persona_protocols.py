@@ -14,6 +14,7 @@ from router.persona import (
     evaluate_new_llm,
     evaluate_new_users,
     evaluate_warm,
+    judge_new_users,
     load_world,
     new_llm_data,
     new_user_data,
@@ -112,6 +113,19 @@ def test_features_of_users_are_split_with_them(world: World) -> None:
     assert support.user_features is not None
     np.testing.assert_array_equal(known.user_features, features[:40])
     np.testing.assert_array_equal(support.user_features, features[40:])
+
+
+def test_one_fit_is_judged_with_and_without_features(world: World) -> None:
+    cheat = Cheat(world.utilities(1))
+    data = warm_data(world, 1, "choice-only", user_features=np.ones((60, 2), np.float32))
+    cheat.fit(new_user_data(data, 0, n_new=20)[0])
+    given = judge_new_users(world, 1, cheat, data, (0, 3), n_new=20)
+    bare = judge_new_users(world, 1, cheat, replace(data, user_features=None), (0, 3), n_new=20)
+    assert [support.user_features is None for support in cheat.supports] == [False, False, True, True]
+    expected = evaluate_new_users(world, 1, lambda: cheat, "choice-only", (0, 3), n_new=20)
+    for k in (0, 3):
+        np.testing.assert_array_equal(given[k].seen.gain, expected[k].seen.gain)
+        np.testing.assert_array_equal(bare[k].new.gain, expected[k].new.gain)
 
 
 def test_new_llm_is_hidden(world: World) -> None:

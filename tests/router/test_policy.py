@@ -184,22 +184,22 @@ def test_without_a_candidate_every_reason_is_named() -> None:
 def test_reasons_hold_the_facts() -> None:
     policy = Policy(catalogue=MARKET)
     base = np.array([0.7, 0.65, 0.2, 0.1])
-    assert policy.decide(SCORES).reason() == "large has the best score of 4 candidates (0.90)."
+    assert policy.decide(SCORES).reason() == "large has the best score of 4 candidates (0.90; middle 0.60)."
     assert policy.decide(SCORES, base_scores=base).reason() == (
-        "large has the best score of 4 candidates (0.90); this user's own choices moved its score by +0.25, "
-        "and without them small would lead."
+        "large has the best score of 4 candidates (0.90; middle 0.60); "
+        "for an unknown user 0.65, behind small."
     )
     request = Request(prompt_tokens=1_000, answer_tokens=1_000, budget_usd=0.01, excluded={"unpriced"})
     decision = policy.decide(SCORES, request, base_scores=base)
     assert decision.reason() == (
-        "middle has the best score of 2 candidates (0.60); this user's own choices moved its score by +0.40, "
-        "and without them small would lead. "
+        "middle has the best score of 2 candidates (0.60; small 0.30); "
+        "for an unknown user 0.20, behind small. "
         "Ranked higher but left out: large costs 0.04 USD (the request's budget is 0.01 USD)."
     )
     assert decision.left_out()["unpriced"] == ["is excluded by the request", "has no known price"]
     only = policy.decide(SCORES, Request(allowed={"small"}))
     assert only.reason() == (
-        "small (score 0.30) is the only candidate. Ranked higher but left out: large is not among the "
+        "small is the only candidate. Ranked higher but left out: large is not among the "
         "allowed LLMs; middle is not among the allowed LLMs; unpriced is not among the allowed LLMs."
     )
     cheap = Policy(catalogue=MARKET, cost_weight=100.0).decide(SCORES, Request(prompt_tokens=1_000))
@@ -219,7 +219,30 @@ def test_the_reason_says_when_a_choice_was_drawn() -> None:
 
 def test_base_scores_that_are_not_known_are_left_unsaid() -> None:
     decision = Policy(catalogue=MARKET).decide(SCORES, base_scores=[math.nan, 0.1, 0.1, 0.1])
-    assert "own choices" not in decision.reason()
+    assert "unknown user" not in decision.reason()
+
+
+def test_nothing_known_is_left_unsaid() -> None:
+    decision = Policy(catalogue=MARKET).decide(SCORES, base_scores=SCORES)
+    assert "unknown user" not in decision.reason()
+
+
+def test_logits_are_told_as_probabilities_among_the_candidates() -> None:
+    scores, base = np.log([0.1, 0.6, 0.2, 0.1]), np.log([0.4, 0.2, 0.2, 0.2])
+    request = Request(excluded={"unpriced"})
+    decision = Policy(catalogue=MARKET).decide(
+        scores, request, base_scores=base, cost_usd=np.zeros(4), choice_logits=True
+    )
+    np.testing.assert_allclose(decision.chances, [1 / 9, 6 / 9, 2 / 9, 0.0])
+    assert decision.reason() == (
+        "large is the likeliest choice of 3 candidates (67 %; middle 22 %); "
+        "for an unknown user 25 %, behind small."
+    )
+
+
+def test_large_logits_do_not_overflow() -> None:
+    decision = Policy(catalogue=MARKET).decide([1e4, -1e4, 0.0, np.nan], choice_logits=True)
+    np.testing.assert_array_equal(decision.chances, [1.0, 0.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("field", ["allowed", "excluded"])

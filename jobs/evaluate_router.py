@@ -1,0 +1,369 @@
+"""Job: how well a router foresees choices: a bundle on held-out events, the built-in one on persona-sim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.errors import ConfigurationError
+from jobs.report.data import Fact
+from jobs.report.evaluation import Reliability, rows_of, write_evaluation
+from router.dataset import Events, read_events
+from router.encoders import open_encoder
+from router.errors import DataError, UnknownNameError
+from router.evaluate import Calibration, activity_thirds, by_group, calibration
+from router.persona.data import ChoiceData, ChoiceRouter, Choices, Floats, Ints
+from router.scorer import Scorer, User
+from router.validation import validate
+
+EXTERNAL = "external"
+PROTOCOLS = ("warm", "new-users")
+
+
+def run_bundle(
+    bundle: Path,
+    events: Path,
+    *,
+    history: Path | None = None,
+    held_out_share: float | None = None,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """Judge a bundle by events that it was not trained on.
+
+    Parameters
+    ----------
+    bundle, events
+        The router, and what users chose. Events with a thumb down do not say what was wanted instead and are
+        left out; users that the bundle does not know are judged as users of whom nothing is known.
+    history
+        Events that the bundle was trained on: baselines are counted from them, users grouped by them.
+    held_out_share
+        Judge the last share of each user's events by time, and take the others as the history.
+    report
+        HTML page to write.
+
+    Returns
+    -------
+    dict
+        Events and users, log-likelihood (nats), accuracy, calibration, the same of popularity and user × task
+        where there is a history, and accuracy by group of users.
+
+    Raises
+    ------
+    ConfigurationError
+        Both ``history`` and ``held_out_share`` are given, or the share lies outside 0..1.
+    DataError
+        No event is left to judge, or there are no times to hold out by; a file breaks its rule.
+    """
+    if history is not None and held_out_share is not None:
+        raise ConfigurationError("give either '--history' or '--held-out-share'")
+    if held_out_share is not None and not 0.0 < held_out_share < 1.0:
+        raise ConfigurationError(f"'--held-out-share' must lie between 0 and 1 (got {held_out_share})")
+    scorer = Scorer.open(bundle)
+    names = scorer.llms.names
+    files = [events, *([history] if history is not None else [])]
+    table = _Choices.of(files, [read_events(file, names) for file in files], scorer)
+    judged = table.of_file == 0
+    if held_out_share is not None:
+        judged = table.last_of_each_user(held_out_share, events)
+    past = table.choices.take(~judged)
+    asked = table.choices.take(judged)
+    logits = _preferences(scorer, table, asked)
+    possible = np.isfinite(logits[np.arange(len(asked)), asked.llms])
+    if not possible.any():
+        raise DataError(
+            f"{events}: no event to judge (of {len(asked)}, none chose an LLM that can be foreseen)"
+        )
+    asked, logits = asked.take(possible), logits[possible]
+    found = calibration(logits, asked.llms, offered=asked.offered)
+    result: dict[str, Any] = {
+        "bundle": scorer.bundle.checksum,
+        "users": int(np.unique(asked.users).size),
+        "left_out": {"thumbs_down": table.n_thumbs_down, "unforeseeable": int((~possible).sum())},
+        "queries_known_by": "task" if table.embeddings is None else "text",
+    }
+    if len(past):
+        result |= validate(table.data(past, names), asked, logits.astype(np.float32))
+    else:
+        accuracy = float((_offered(logits, asked).argmax(axis=1) == asked.llms).mean())
+        result |= {"events": len(asked), "log_likelihood": found.log_likelihood, "accuracy": accuracy}
+    result["calibration"] = _calibration_json(found)
+    result["accuracy_by_group"] = _by_group(table, asked, logits, past)
+    if report is not None:
+        result["report"] = str(_write(report, f"Router {bundle.name} on {events.name}", result, found))
+    return result
+
+
+def run_benchmark(
+    data: Path,
+    *,
+    strength: str = "medium",
+    seeds: Sequence[int] = (1, 2, 3),
+    tracks: Sequence[str] = ("choice-only", "telemetry"),
+    protocols: Sequence[str] = PROTOCOLS,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """Train and judge the built-in router on persona-sim: real responses, simulated users.
+
+    Parameters
+    ----------
+    data
+        Folder of ``routeprofile_features.npz`` and ``world_<strength>.npz``.
+    strength, seeds, tracks, protocols
+        What to measure: ``warm`` are users known in training, ``new-users`` unknown ones after k choices.
+    report
+        HTML page to write.
+
+    Returns
+    -------
+    dict
+        Share of the gap between a random choice and the oracle that is closed (``gain``), and accuracy, on
+        queries seen in training and new ones; means over users and seeds.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such strength, track or protocol.
+    """
+    from router.persona import TRACKS, evaluate_new_users, evaluate_warm, load_world
+    from router.persona.world import Strength
+
+    _check("--strength", [strength], get_args(Strength))
+    _check("--tracks", tracks, TRACKS)
+    _check("--protocols", protocols, PROTOCOLS)
+    world = load_world(data, cast(Strength, strength))
+    figures: dict[str, dict[str, float]] = {}
+    for track in TRACKS:
+        if track not in tracks:
+            continue
+        found: dict[str, list[Any]] = {}
+        for seed in seeds:
+            if "warm" in protocols:
+                warm = evaluate_warm(world, seed, default_router, track)
+                found.setdefault(f"warm, {track}", []).append(warm)
+            if "new-users" in protocols:
+                for k, by_k in evaluate_new_users(world, seed, default_router, track).items():
+                    found.setdefault(f"new users, {track}, k={k}", []).append(by_k)
+        figures |= {name: _means(results) for name, results in found.items()}
+    result: dict[str, Any] = {
+        "benchmark": "persona-sim: real responses, simulated users",
+        "strength": strength,
+        "seeds": list(seeds),
+        "figures": figures,
+    }
+    if report is not None:
+        columns = ("protocol", *next(iter(figures.values()), {}))
+        title = f"persona-sim, {strength}"
+        summary = f"{result['benchmark']}. Gain: 0 for a random choice, 1 for each user's best one."
+        path = write_evaluation(report, title, summary, (), (), {"Figures": (columns, rows_of(figures))})
+        result["report"] = str(path)
+    return result
+
+
+def default_router() -> ChoiceRouter:
+    """The built-in router with its default settings."""
+    from router.personal import PersonalRouter
+
+    return PersonalRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """Choices of all files, with users, queries and tasks numbered over all of them.
+
+    ``of_file`` int64 [n], ``times`` float64 [n] or None, ``queries`` the texts and ``given_tasks`` the tasks
+    of the distinct queries, ``embeddings`` float32 [q, d] or None where texts cannot be encoded.
+    """
+
+    choices: Choices
+    of_file: Ints
+    times: NDArray[np.float64] | None
+    user_keys: list[Any]
+    queries: list[str]
+    given_tasks: list[str | None]
+    embeddings: Floats | None
+    tasks: Ints
+    n_thumbs_down: int
+
+    @classmethod
+    def of(cls, files: Sequence[Path], tables: Sequence[Events], scorer: Scorer) -> _Choices:
+        """Join the tables of files."""
+        users: dict[Any, int] = {}
+        asked: dict[tuple[str, str | None], int] = {}
+        columns: dict[str, list[Any]] = {
+            name: [] for name in ("users", "queries", "llms", "offered", "times")
+        }
+        for table in tables:
+            user_ids = np.array([users.setdefault(k, len(users)) for k in table.user_keys.to_pylist()])
+            tasks = [None] * len(table.query_keys) if table.query_tasks is None else table.query_tasks
+            pairs = zip(table.query_keys, tasks, strict=True)
+            query_ids = np.array([asked.setdefault(pair, len(asked)) for pair in pairs])
+            kept = table.thumbs >= 0
+            everything = np.ones((len(table), len(scorer.llms)), dtype=bool)
+            columns["users"].append(user_ids[table.users[kept]])
+            columns["queries"].append(query_ids[table.queries[kept]])
+            columns["llms"].append(table.llms[kept])
+            columns["offered"].append((everything if table.offered is None else table.offered)[kept])
+            columns["times"].append(None if table.timestamps is None else table.timestamps[kept])
+        if not sum(map(len, columns["users"])):
+            raise DataError(f"{files[0]}: no event that tells a choice")
+        parts = (np.concatenate(columns[name]) for name in ("users", "queries", "llms", "offered"))
+        texts, given = [text for text, _ in asked], [task for _, task in asked]
+        embeddings = None
+        if scorer.encoder.name != EXTERNAL:
+            embeddings = open_encoder(scorer.encoder).encode(texts)
+        return cls(
+            choices=Choices(*parts),
+            of_file=np.repeat(np.arange(len(tables)), [part.size for part in columns["users"]]),
+            times=None if any(t is None for t in columns["times"]) else np.concatenate(columns["times"]),
+            user_keys=list(users),
+            queries=texts,
+            given_tasks=given,
+            embeddings=embeddings,
+            tasks=_task_numbers(scorer, embeddings, given),
+            n_thumbs_down=sum(int((table.thumbs < 0).sum()) for table in tables),
+        )
+
+    def embedding(self, query: int) -> Floats | None:
+        """Embedding of a query."""
+        return None if self.embeddings is None else self.embeddings[query]
+
+    def last_of_each_user(self, share: float, path: Path) -> NDArray[np.bool_]:
+        """Mark each user's last events by time: at least one of a user with two, bool [n]."""
+        if self.times is None:
+            raise DataError(f"{path}: no column 'timestamp', which '--held-out-share' needs")
+        order = np.lexsort((self.times, self.choices.users))
+        users = self.choices.users[order]
+        first, n = np.searchsorted(users, users), np.bincount(users)[users]
+        place = np.arange(users.size) - first
+        late = np.empty(users.size, dtype=bool)
+        late[order] = (place >= n - np.ceil(share * n)) & (place > 0)
+        return late
+
+    def data(self, past: Choices, names: Sequence[str]) -> ChoiceData:
+        """What baselines that count are given."""
+        n_queries, m = len(self.queries), len(names)
+        return ChoiceData(
+            n_users=len(self.user_keys),
+            choices=past,
+            tasks=self.tasks,
+            query_embeddings=np.zeros((n_queries, 1), dtype=np.float32),
+            train_queries=np.ones(n_queries, dtype=bool),
+            llm_names=tuple(names),
+            llm_embeddings=np.zeros((m, 1), dtype=np.float32),
+            prices_usd=np.full((m, 2), np.nan, dtype=np.float32),
+        )
+
+
+def _task_numbers(scorer: Scorer, embeddings: Floats | None, given: Sequence[str | None]) -> Ints:
+    """Number of the task that the router takes each query for, int64 [q]."""
+    found = []
+    for query, task in enumerate(given):
+        embedding = None if embeddings is None else embeddings[query]
+        found.append(scorer.scores(scorer.population, embedding, task).task or "")
+    return np.unique(np.array(found), return_inverse=True)[1].astype(np.int64)
+
+
+def _preferences(scorer: Scorer, table: _Choices, choices: Choices) -> NDArray[np.float64]:
+    """Logits of each choice, float64 [n, m]; -inf for LLMs that cannot be foreseen."""
+    believed: dict[int, User] = {}
+    logits = np.empty((len(choices), len(scorer.llms)))
+    for row, (user, query) in enumerate(zip(choices.users.tolist(), choices.queries.tolist(), strict=True)):
+        if user not in believed:
+            believed[user] = _user(scorer, table.user_keys[user])
+        scores = scorer.scores(believed[user], table.embedding(query), table.given_tasks[query])
+        logits[row] = scores.preference
+    return np.where(np.isnan(logits), -np.inf, logits)
+
+
+def _user(scorer: Scorer, key: Any) -> User:
+    try:
+        return scorer.user(key)
+    except UnknownNameError:
+        return scorer.population
+
+
+def _by_group(
+    table: _Choices, asked: Choices, logits: NDArray[np.float64], past: Choices
+) -> dict[str, dict[str, float | None]]:
+    """Accuracy of users by the number of their choices in the history; of all, where there is none."""
+    hits = (_offered(logits, asked).argmax(axis=1) == asked.llms).astype(np.float64)
+    users, place = np.unique(asked.users, return_inverse=True)
+    accuracy = np.bincount(place, hits) / np.bincount(place)
+    n_past = np.bincount(past.users, minlength=len(table.user_keys))[users]
+    groups = np.full(users.size, "0 none", dtype=object)
+    if not len(past):
+        groups[:] = "all"
+    elif n_past.any():
+        groups[n_past > 0] = activity_thirds(n_past[n_past > 0])
+    return {
+        name: {
+            "users": figure.n_users,
+            "accuracy": figure.mean,
+            "low": None if np.isnan(figure.low) else figure.low,
+            "high": None if np.isnan(figure.high) else figure.high,
+        }
+        for name, figure in by_group(accuracy, groups.tolist()).items()
+    }
+
+
+def _offered(logits: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:
+    return logits if choices.offered is None else np.where(choices.offered, logits, -np.inf)
+
+
+def _calibration_json(found: Calibration) -> dict[str, Any]:
+    full = np.flatnonzero(found.counts)
+    return {
+        "expected_error": found.expected_error,
+        "temperature": found.temperature,
+        "log_likelihood_at_temperature": found.log_likelihood_at_temperature,
+        "bins": [
+            {
+                "confidence": float(found.confidence[i]),
+                "accuracy": float(found.accuracy[i]),
+                "events": int(found.counts[i]),
+            }
+            for i in full
+        ],
+    }
+
+
+def _means(results: Sequence[Any]) -> dict[str, float]:
+    return {
+        f"{part}_{metric}": float(np.mean([np.nanmean(getattr(getattr(r, part), metric)) for r in results]))
+        for part in ("seen", "new")
+        for metric in ("gain", "accuracy")
+    }
+
+
+def _write(path: Path, title: str, result: dict[str, Any], found: Calibration) -> Path:
+    full = np.flatnonzero(found.counts)
+    curve = Reliability("router", found.confidence[full], found.accuracy[full], found.counts[full])
+    compared = {"router": {name: result[name] for name in ("log_likelihood", "accuracy")}}
+    compared |= result.get("baselines", {})
+    tables = {
+        "Beside simple baselines": (("", "log-likelihood", "accuracy"), rows_of(compared)),
+        "Accuracy by choices in the history": (
+            ("choices", "users", "accuracy", "low", "high"),
+            rows_of(result["accuracy_by_group"]),
+        ),
+    }
+    shown = (
+        Fact("events", f"{result['events']:,}", f"{result['users']:,} users"),
+        Fact("accuracy", f"{result['accuracy']:.3f}", "share in which the first choice was right"),
+        Fact("log-likelihood", f"{result['log_likelihood']:.3f}", "nats per choice"),
+        Fact("calibration error", f"{found.expected_error:.3f}", f"best temperature {found.temperature:.2f}"),
+    )
+    summary = "Choices that the router was not trained on, and how well it foresaw them."
+    return write_evaluation(path, title, summary, shown, [curve], tables)
+
+
+def _check(option: str, given: Sequence[str], allowed: Sequence[str]) -> None:
+    for value in given:
+        if value not in allowed:
+            raise ConfigurationError(f"'{option}' must be among {', '.join(allowed)} (got {value!r})")

@@ -1,0 +1,200 @@
+"""Job: a router of LLMs and items, trained on what users chose, as a bundle."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from jobs.progress import show_progress
+from jobs.settings import RouterSettings
+from ppr.errors import OutputExistsError
+from ppr.manifest import difference, finished
+from router.bundle import FORMAT, VERSION, Bundle
+from router.dataset import Reading, RouterFiles, encoder_name, read_router_data
+from router.errors import ResourceError
+
+if TYPE_CHECKING:
+    from router.dataset import RouterData
+    from router.train import Progress
+
+_HOW = ("n_factors", "n_tastes", "n_steps", "learning_rate", "seed", "threads")
+
+
+def run(
+    files: RouterFiles,
+    out: Path,
+    settings: RouterSettings,
+    *,
+    report: Path | None = None,
+    lines: bool = True,
+) -> dict[str, Any]:
+    """Train a router and write its bundle; does nothing where the same one is there.
+
+    A training that was killed goes on from its checkpoint, which lies beside ``out`` until the end.
+
+    Parameters
+    ----------
+    files
+        Tables and stores to train on.
+    out
+        Folder of the bundle.
+    settings
+        How to read and train.
+    report
+        HTML page with the course of the training; by default beside ``out``.
+    lines
+        Whether to log the course of the training; warnings are logged in any case.
+
+    Raises
+    ------
+    OutputExistsError
+        ``out`` is there, made from other input or with other settings.
+    """
+    started = time.monotonic()
+    log = structlog.get_logger()
+    training = _what_matters(settings)
+    parents = files.checksums()
+    page = report or out.with_name(f"{out.name}.html")
+    kept = _finished(out, parents, training)
+    if kept:
+        bundle = Bundle.open(out)
+    else:
+        if lines:
+            log.info("train-router", events=str(files.events), out=str(out), device=settings.device)
+        reading = Reading(
+            settings.encoder, settings.top_k, settings.stream_bytes, settings.seed, tell=log.warning
+        )
+        data = read_router_data(files, reading)
+        _warn(data)
+        bundle = _train(data, out, settings, training, parents, lines)
+    if not (kept and page.exists()):
+        _write_report(page, bundle)
+    parameters = bundle.parameters
+    return {
+        "bundle": str(out),
+        "checksum": bundle.checksum,
+        **bundle.manifest["counts"],
+        "tasks": parameters["tasks"],
+        "choices": parameters["choices"],
+        "encoder": bundle.encoder.to_json(),
+        "metrics": {name: value for name, value in bundle.metrics.items() if name != "history"},
+        "parents": parents,
+        "kept": kept,
+        "report": str(page),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _what_matters(settings: RouterSettings) -> dict[str, Any]:
+    """Settings that the result depends on."""
+    unimportant = {"device", "checkpoint_every", "stream_bytes"}
+    values = settings.model_dump(mode="json", exclude=unimportant)
+    return values | {"encoder": encoder_name(settings.encoder)}
+
+
+def _finished(out: Path, parents: dict[str, str], training: dict[str, Any]) -> bool:
+    manifest = finished(out, {"format": FORMAT, "version": VERSION, "parents": parents})
+    if manifest is None:
+        return False
+    there = manifest["parameters"].get("training")
+    if there != training:
+        raise OutputExistsError(f"{out}: exists, made {difference('parameters', there, training)}")
+    return True
+
+
+def _warn(data: RouterData) -> None:
+    log = structlog.get_logger()
+    choices = data.data.choices
+    if (choices.llms == choices.llms[0]).all():
+        log.warning("all choices are the same LLM: nothing can be learned of the others")
+    unknown = [
+        name for name, known in zip(data.catalogue.names, data.data.known_llms(), strict=True) if not known
+    ]
+    if unknown:
+        log.warning("LLMs that were never on offer or measured get no scores", llms=unknown)
+
+
+def _train(
+    data: RouterData,
+    out: Path,
+    settings: RouterSettings,
+    training: dict[str, Any],
+    parents: dict[str, str],
+    lines: bool,
+) -> Bundle:
+    from router.saving import train_bundle
+    from router.train import Settings, choose_device
+
+    digest = hashlib.sha256(json.dumps([training, parents], sort_keys=True).encode()).hexdigest()
+    checkpoint = out.with_name(f".{out.name}.{digest[:12]}.checkpoint")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    device = choose_device(settings.device).type
+    how = Settings(**{field: getattr(settings, field) for field in _HOW})
+    n_steps = how.steps(data.data)
+    with show_progress(lines=lines) as update:
+
+        def progress(state: Progress) -> None:
+            note = f"log-likelihood {state.log_likelihood:.3f}"
+            update("train", state.step, n_steps, note)
+
+        def train_on(name: str) -> Bundle:
+            return train_bundle(
+                data,
+                out,
+                how,
+                held_out=settings.held_out,
+                device=name,
+                checkpoint=checkpoint,
+                checkpoint_every=settings.checkpoint_every,
+                parameters={"training": training, "choices": len(data.data.choices)},
+                parents=parents,
+                progress=progress,
+                tell=structlog.get_logger().warning,
+            )
+
+        try:
+            bundle = train_on(device)
+        except ResourceError as error:
+            if device == "cpu":
+                raise
+            structlog.get_logger().warning("training goes on on the CPU", reason=str(error))
+            bundle = train_on("cpu")
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.checkpoint"):  # of other settings too
+        left.unlink()
+    return bundle
+
+
+def _write_report(path: Path, bundle: Bundle) -> None:
+    from jobs.report import Fact, ReportData, TrainingCurve, write_report
+
+    validation = bundle.metrics.get("validation")
+    facts = [Fact(kind, f"{n:,}") for kind, n in bundle.manifest["counts"].items()]
+    if validation is not None:
+        simple = validation["baselines"]["user_task"]
+        facts += [
+            Fact(
+                "held-out choices foreseen",
+                f"{100 * validation['accuracy']:.1f} %",
+                f"{100 * simple['accuracy']:.1f} % by counts of user and task",
+            ),
+            Fact(
+                "log-likelihood",
+                f"{validation['log_likelihood']:.3f}",
+                f"nats per held-out choice; {simple['log_likelihood']:.3f} by counts of user and task",
+            ),
+        ]
+    training = {name: str(value) for name, value in bundle.parameters["training"].items()}
+    data = ReportData(
+        title="Training of the router",
+        summary=f"Bundle {bundle.checksum[:12]}, {bundle.parameters['choices']:,} choices.",
+        facts=tuple(facts),
+        training=TrainingCurve.of(bundle.metrics),
+        parameters={"Settings": training, "Made from": {k: v[:12] for k, v in bundle.parents.items()}},
+    )
+    write_report(path, data)

@@ -1,0 +1,316 @@
+"""Tables of a training: columns found by their usual names, checked row by row, read piece by piece.
+
+A Parquet table (a file or a folder of files) is read in pieces of a few row groups. What is made of each
+piece is small, so tables larger than memory can be read; Dask spreads the pieces over threads where it is
+installed. A CSV file is one piece. Rows count from 1, without the header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ppr.readers import simplified
+from router.errors import DataError, MissingDataError
+from router.loaders.tables import open_table
+
+PIECE_BYTES = 1 << 26
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+_PARQUET = (".parquet", ".pq")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some consecutive rows of a table.
+
+    Attributes
+    ----------
+    path
+        File, for messages.
+    first_row
+        Number of the first row.
+    table
+        The columns, by what they stand for.
+    is_text
+        Whether all cells are text, as in a CSV file.
+    """
+
+    path: Path
+    first_row: int
+    table: pa.Table
+    is_text: bool
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a column."""
+        return name in self.table.column_names
+
+    def error(self, row: int, rule: str) -> DataError:
+        """Error that names file and row; ``row`` is a position in this batch."""
+        return DataError(f"{self.path}: row {self.first_row + row}: {rule}")
+
+    def keys(self, name: str) -> pa.Array:
+        """Keys of users or items, int64 or large_string; in text, integers where all cells are.
+
+        Raises
+        ------
+        DataError
+            A key is null or empty, or the column holds neither integers nor strings.
+        """
+        column = self.table[name].combine_chunks()
+        if pa.types.is_integer(column.type):
+            self._refuse(column.is_null(), name, "must not be null", column)
+            return column.cast(pa.int64())
+        texts = self.texts(name)
+        if self.is_text and pc.all(pc.match_substring_regex(texts, _INTEGER)).as_py():
+            return texts.cast(pa.int64())
+        return texts
+
+    def texts(self, name: str) -> pa.Array:
+        """Texts, large_string.
+
+        Raises
+        ------
+        DataError
+            A cell is null or empty, or the column holds neither integers nor strings.
+        """
+        column = self.table[name].combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if not (_is_string(column.type) or pa.types.is_integer(column.type)):
+            raise DataError(f"{self.path}: column {name!r} must hold texts or integers (got {column.type})")
+        texts = column.cast(pa.large_string())
+        absent = pc.or_kleene(texts.is_null(), pc.equal(pc.binary_length(texts), 0))
+        self._refuse(pc.fill_null(absent, True), name, "must not be null or empty", column)
+        return texts
+
+    def numbers(self, name: str, *, nan: bool = False) -> NDArray[np.float64]:
+        """Numbers, float64; NaN where a cell is null or, in text, empty.
+
+        Parameters
+        ----------
+        name
+            Column.
+        nan
+            Whether the column itself may say NaN, for "not measured".
+
+        Raises
+        ------
+        DataError
+            A cell is no number, infinite, or NaN without leave.
+        """
+        column = self.table[name].combine_chunks()
+        if _is_string(column.type):
+            column = self._parsed(column, name)
+        try:
+            values = column.cast(pa.float64(), safe=False)
+        except pa.ArrowException:
+            raise DataError(f"{self.path}: column {name!r} must hold numbers (got {column.type})") from None
+        result: NDArray[np.float64] = pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False)
+        wrong = np.isinf(result) if nan else ~np.isfinite(result) & values.is_valid().to_numpy(False)
+        self._refuse(pa.array(wrong), name, "must be a finite number", column)
+        return result
+
+    def _parsed(self, column: pa.Array, name: str) -> pa.Array:
+        trimmed = pc.ascii_trim_whitespace(column.cast(pa.string()))
+        filled = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
+        try:
+            return filled.cast(pa.float64())
+        except pa.ArrowInvalid:
+            wrong = pa.array([cell is not None and not _is_number(cell) for cell in filled.to_pylist()])
+            self._refuse(wrong, name, "must be a finite number", column)
+            raise
+
+    def _refuse(self, wrong: pa.Array, name: str, rule: str, column: pa.Array) -> None:
+        """Raise for the first row that is wrong."""
+        row = pc.index(wrong, True).as_py()
+        if row >= 0:
+            raise self.error(row, f"{name!r} {rule} (got {str(column[row].as_py())[:60]!r})")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A table whose columns have been found.
+
+    Attributes
+    ----------
+    path
+        File or folder.
+    names
+        Column of each thing asked for, as far as there is one.
+    extra
+        Columns that nobody asked for.
+    """
+
+    path: Path
+    names: dict[str, str]
+    extra: tuple[str, ...]
+    _pieces: tuple[Callable[[], Batch], ...] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path, usual: Mapping[str, Sequence[str]], needed: Sequence[str]) -> Columns:
+        """Find the columns of a table.
+
+        Parameters
+        ----------
+        path
+            CSV (also .csv.gz) or Parquet file, or a folder of Parquet files.
+        usual
+            Usual names of each thing; case and punctuation do not matter, the first that fits is taken.
+        needed
+            Things that have to be there.
+
+        Raises
+        ------
+        MissingDataError
+            The file or a needed column is not there.
+        DataError
+            It is not a readable table, or a column's name appears twice.
+        """
+        file = Path(path)
+        if file.is_dir() or file.suffix in _PARQUET:
+            files = _parquet_files(file)
+            columns = files[0][1].schema_arrow.names
+        else:
+            table = open_table(file, ())
+            columns = table.column_names
+        names = _find(file, columns, usual, needed)
+        pieces: list[Callable[[], Batch]]
+        if file.is_dir() or file.suffix in _PARQUET:
+            pieces = _parquet_pieces(files, names)
+        else:
+            chosen = table.select(list(names.values())).rename_columns(list(names))
+            pieces = [partial(Batch, file, 1, chosen, True)]
+        taken = set(names.values())
+        return cls(file, names, tuple(c for c in columns if c not in taken), tuple(pieces))
+
+    def with_extra(self, columns: Sequence[str]) -> Columns:
+        """Same table with further columns, under their own names."""
+        return Columns.open(
+            self.path, {n: [c] for n, c in self.names.items()} | {c: [c] for c in columns}, ()
+        )
+
+    def batches(self) -> Iterator[Batch]:
+        """All rows, piece by piece."""
+        for piece in self._pieces:
+            yield piece()
+
+    def whole(self) -> Batch:
+        """All rows at once, for tables that fit."""
+        batches = list(self.batches())
+        first = batches[0]
+        return Batch(self.path, 1, pa.concat_tables([b.table for b in batches]), first.is_text)
+
+    def map(self, function: Callable[[Batch], T], *, parallel: bool) -> list[T]:
+        """Apply a function to every piece; in parallel, Dask's threads do it where Dask is installed."""
+        if parallel and find_spec("dask") is not None:
+            import dask
+
+            tasks = [dask.delayed(_apply, pure=False)(function, piece) for piece in self._pieces]
+            results: list[T] = list(dask.compute(*tasks, scheduler="threads"))
+            return results
+        return [_apply(function, piece) for piece in self._pieces]
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes of a file, or of the files of a folder."""
+    return (
+        sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+        if path.is_dir()
+        else path.stat().st_size
+    )
+
+
+def _apply(function: Callable[[Batch], T], piece: Callable[[], Batch]) -> T:
+    return function(piece())
+
+
+def _find(
+    path: Path, columns: Sequence[str], usual: Mapping[str, Sequence[str]], needed: Sequence[str]
+) -> dict[str, str]:
+    by_name: dict[str, str] = {}
+    for column in columns:
+        if simplified(column) in by_name:
+            raise DataError(f"{path}: column names must be distinct (got {column!r} twice)")
+        by_name[simplified(column)] = column
+    found = {}
+    for thing, names in usual.items():
+        fitting = [by_name[simplified(name)] for name in names if simplified(name) in by_name]
+        if fitting:
+            found[thing] = fitting[0]
+        elif thing in needed:
+            raise MissingDataError(
+                f"{path}: a column of {thing!r} is needed, called {' or '.join(names)} "
+                f"(there are {', '.join(columns)})"
+            )
+    return found
+
+
+def _parquet_files(path: Path) -> list[tuple[Path, pq.ParquetFile]]:
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith((".", "_")))
+    if not files or not files[0].is_file():
+        raise MissingDataError(f"{path}: no such file, or no Parquet files in this folder")
+    opened = []
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as parquet:
+                opened.append((file, parquet))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{file}: not a readable Parquet file ({error})") from None
+        if parquet.schema_arrow.names != opened[0][1].schema_arrow.names:
+            raise DataError(f"{file}: must have the columns of {files[0].name}")
+    if not sum(parquet.metadata.num_rows for _, parquet in opened):
+        raise DataError(f"{path}: empty (no rows)")
+    return opened
+
+
+def _parquet_pieces(
+    files: Sequence[tuple[Path, pq.ParquetFile]], names: Mapping[str, str]
+) -> list[Callable[[], Batch]]:
+    """Readers of a few row groups each."""
+    pieces: list[Callable[[], Batch]] = []
+    for path, parquet in files:
+        groups: list[int] = []
+        first_row, rows, n_bytes = 1, 0, 0
+        for group in range(parquet.num_row_groups):
+            about = parquet.metadata.row_group(group)
+            groups, rows, n_bytes = [*groups, group], rows + about.num_rows, n_bytes + about.total_byte_size
+            if n_bytes >= PIECE_BYTES or group == parquet.num_row_groups - 1:
+                pieces.append(partial(_read_groups, path, tuple(groups), first_row, dict(names)))
+                groups, first_row, rows, n_bytes = [], first_row + rows, 0, 0
+    return pieces
+
+
+def _read_groups(path: Path, groups: tuple[int, ...], first_row: int, names: Mapping[str, str]) -> Batch:
+    try:
+        with pq.ParquetFile(path) as parquet:
+            table = parquet.read_row_groups(list(groups), columns=list(names.values()))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged Parquet file ({error})") from None
+    return Batch(path, first_row, table.select(list(names.values())).rename_columns(list(names)), False)
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False

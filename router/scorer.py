@@ -1,0 +1,412 @@
+"""What a service asks: scores of the LLMs for a user and a query, and items for a user.
+
+Reads a bundle (:mod:`router.bundle`) and needs no PyTorch. A user's vector is stored, or inferred at once
+from what is known of the user; scoring a query is then a few small products: 50 LLMs take microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from router.answers import AnswerModel
+from router.attributes import AttributeCoding
+from router.bundle import LLM, Bundle
+from router.encoders import EncoderIdentity
+from router.errors import BundleError, DataError, UnknownNameError
+from router.newcomers import Heard, NewcomerPrior
+from router.persona.data import Choices, Floats
+from router.policy import Catalogue
+from router.posterior import Beliefs, Tastes, infer
+
+if TYPE_CHECKING:
+    from router.items import ItemRanker
+
+TaskSource = Literal["given", "nearest", "population"]
+USER, ITEM = "user", "item"
+ANSWER_ARRAYS = ("centre", "landmarks", "by_task", "by_landmark")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """What is believed of a user.
+
+    Attributes
+    ----------
+    vector
+        Mean, float32 [d].
+    spread
+        Lower triangular factor of the covariance, float32 [d, d].
+    """
+
+    vector: Floats
+    spread: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A choice that a user made.
+
+    Attributes
+    ----------
+    llm
+        Name of the LLM chosen.
+    query_embedding
+        Of the bundle's encoder, float32 [e], or None where only the task is known.
+    task
+        Name of the task, or None.
+    offered
+        Names of the LLMs to choose from; None for all.
+    """
+
+    llm: str
+    query_embedding: Floats | None = None
+    task: str | None = None
+    offered: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of the LLMs for a user and a query, in the order of the bundle's catalogue.
+
+    Attributes
+    ----------
+    task
+        Task that the query was taken for; None for the mean over all.
+    task_source
+        ``given`` by its name, ``nearest`` to the query, or ``population``: there was neither.
+    preference
+        Expected logit that the user chooses the LLM, float32 [m]; NaN for LLMs of which nothing is known.
+    base_preference
+        The same for a user of whom nothing is known.
+    sd
+        Standard deviation of the preference, float32 [m].
+    quality, cost_usd, latency_ms
+        What answers of the LLM to the task's queries are like on average, float32 [m]; NaN: not measured.
+    """
+
+    task: str | None
+    task_source: TaskSource
+    preference: Floats
+    base_preference: Floats
+    sd: Floats
+    quality: Floats
+    cost_usd: Floats
+    latency_ms: Floats
+
+
+class Scorer:
+    """Scores LLMs and items for users.
+
+    Make one with :meth:`open`. Safe to share between threads.
+
+    Parameters
+    ----------
+    bundle
+        The trained router.
+
+    Raises
+    ------
+    BundleError
+        The bundle lacks an array, or arrays do not fit together.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        try:
+            self._set_arrays(bundle.weights, bundle.parameters)
+            self.population = self._users_of(infer(self._tastes, self._base[:1], _no_choices(), 1))[0]
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise BundleError(f"{bundle.path}: not a bundle that can score ({error!r})") from None
+        # Both users of every question side by side; the first column is written anew each time.
+        self._population_vector = self.population.vector[:, None]
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> Scorer:
+        """Open a bundle; see :meth:`router.bundle.Bundle.open` for ``verify`` and the errors."""
+        return cls(Bundle.open(path, verify=verify))
+
+    def _set_arrays(self, weights: Mapping[str, NDArray[Any]], parameters: Mapping[str, Any]) -> None:
+        self._base = weights["task.base"]
+        self._answers = None
+        if "answers.landmarks" in weights:
+            self._answers = AnswerModel(*(weights[f"answers.{name}"] for name in ANSWER_ARRAYS))
+            self._by_landmark = self._answers.by_landmark.reshape(len(self._answers.landmarks), -1)
+            self._kernels, self._by_feature = weights["task.kernels"], weights["task.by_feature"]
+        self._unknown = ~weights["llm.known"]
+        self._any_unknown = bool(self._unknown.any())
+        self._tastes = Tastes(*(weights[f"taste.{name}"] for name in ("log_shares", "centres", "log_sds")))
+        self._expected = np.where(
+            weights["expected.known"], weights["expected.values"], np.float32(np.nan)
+        ).astype(np.float32)
+        centroids: Floats = weights["task.centroids"]
+        norms = np.linalg.norm(centroids, axis=1, keepdims=True)
+        self._directions: Floats = centroids / np.maximum(norms, 1e-12)
+        self._newcomers = NewcomerPrior.from_arrays(
+            self._tastes.log_shares,
+            int(parameters["n_neighbors"]),
+            weights,
+            self.bundle.embeddings,
+            self.bundle.arrays,
+        )
+        coding = parameters["attributes"]
+        self._coding = None if coding is None else AttributeCoding.from_json(coding)
+        self.tasks = tuple(parameters["tasks"])
+        self._task_rows = {name: row for row, name in enumerate(self.tasks)}
+
+    @property
+    def llms(self) -> Catalogue:
+        """The LLMs, in the order of all scores."""
+        return self.bundle.llms
+
+    @property
+    def encoder(self) -> EncoderIdentity:
+        """Encoder that query embeddings have to come from."""
+        return self.bundle.encoder
+
+    # Users
+
+    def user(self, key: Any) -> User:
+        """What is believed of a known user.
+
+        Raises
+        ------
+        UnknownNameError
+            The user is not in the bundle.
+        """
+        row = int(self.bundle.rows(USER, [key])[0])
+        d = self._tastes.centres.shape[1]
+        spread = np.zeros((d, d), dtype=np.float32)
+        spread[np.tril_indices(d)] = self.bundle.embeddings["user.spread"][row]
+        return User(np.array(self.bundle.embeddings[USER][row]), spread)
+
+    def user_from_events(
+        self,
+        events: Sequence[Event],
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        items: Mapping[Any, float] | None = None,
+        near: Mapping[Any, float] | None = None,
+        near_items: Mapping[Any, float] | None = None,
+    ) -> User:
+        """What is believed of a user who is not in the bundle; nothing is trained.
+
+        Parameters
+        ----------
+        events
+            Choices of the user, in any order; perhaps none.
+        attributes
+            Profile attributes by name, as far as they are known.
+        items
+            Positive weights of the user's items, by key.
+        near, near_items
+            Personalised PageRank of the users and items near to the user, by key.
+
+        Raises
+        ------
+        UnknownNameError
+            An LLM, attribute, user or item is unknown.
+        DataError
+            An embedding has another length, an LLM was chosen that was not on offer, or a value breaks its
+            rule.
+        """
+        return self.user_from_heard(events, self.heard(attributes, items, near, near_items))
+
+    def heard(
+        self,
+        attributes: Mapping[str, Any] | None = None,
+        items: Mapping[Any, float] | None = None,
+        near: Mapping[Any, float] | None = None,
+        near_items: Mapping[Any, float] | None = None,
+    ) -> Heard:
+        """What :meth:`user_from_events` takes beside the events, looked up once for many calls."""
+        if self._newcomers is None:
+            return Heard()
+        return Heard(
+            features=None if self._coding is None or not attributes else self._coding.encode(attributes),
+            items=self._rows_and_weights(ITEM, items),
+            near=self._rows_and_weights(USER, near),
+            near_items=self._rows_and_weights(ITEM, near_items),
+        )
+
+    def user_from_heard(self, events: Sequence[Event], heard: Heard) -> User:
+        """:meth:`user_from_events`, with the rest from :meth:`heard`."""
+        pairs = np.stack([self._pairs(e.query_embedding, e.task)[0] for e in events] or [self._base[-1]])
+        offered = np.ones((len(events), len(self.llms)), dtype=bool)
+        for row, event in zip(offered, events, strict=True):
+            if event.offered is not None:
+                row[:] = False
+                row[self.bundle.rows(LLM, event.offered)] = True
+            row &= ~self._unknown
+        chosen = self.bundle.rows(LLM, [event.llm for event in events])
+        choices = Choices(np.zeros_like(chosen), np.arange(len(events)), chosen, offered)
+        log_prior = None
+        if self._newcomers is not None:
+            log_prior = self._newcomers.log_prior(heard)[None]
+        return self._users_of(infer(self._tastes, pairs, choices, 1, log_prior))[0]
+
+    def _rows_and_weights(
+        self, kind: str, weights: Mapping[Any, float] | None
+    ) -> tuple[NDArray[np.int64], Floats] | None:
+        if not weights:
+            return None
+        values = np.array(list(weights.values()), dtype=np.float32)
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise DataError(f"weights of {kind}s must be positive and finite (got {values.min()})")
+        return self.bundle.rows(kind, list(weights)), values
+
+    def _users_of(self, beliefs: Beliefs) -> list[User]:
+        return [
+            User(mean, np.linalg.cholesky(covariance).astype(np.float32))
+            for mean, covariance in zip(beliefs.mean, beliefs.covariance, strict=True)
+        ]
+
+    # LLMs
+
+    def scores(
+        self,
+        user: User,
+        query_embedding: Floats | None,
+        task: str | None = None,
+        candidates: Sequence[str] | None = None,
+    ) -> Scores:
+        """Score the LLMs.
+
+        Parameters
+        ----------
+        user
+            From :meth:`user`, :meth:`user_from_events` or :attr:`population`.
+        query_embedding
+            Of the bundle's encoder, float32 [e], or None where only the task is known.
+        task
+            Name of the query's task. An unknown one, or None, is replaced by the task whose queries are
+            nearest to this one; without an embedding, by the mean over all.
+        candidates
+            Names of the LLMs to score, the others get NaN; None for all.
+
+        Raises
+        ------
+        UnknownNameError
+            A candidate is unknown.
+        DataError
+            The embedding has another length.
+        """
+        pairs, row, source = self._pairs(query_embedding, task)
+        v = pairs[:, :-1]
+        logits = v @ np.concatenate((user.vector[:, None], self._population_vector), axis=1) + pairs[:, -1:]
+        deviations = v @ user.spread
+        if candidates is not None or self._any_unknown:
+            logits[self._left_out(candidates)] = np.nan
+        quality, cost_usd, latency_ms = self._expected[:, row]
+        return Scores(
+            task=None if source == "population" else self.tasks[row],
+            task_source=source,
+            preference=logits[:, 0],
+            base_preference=logits[:, 1],
+            sd=np.sqrt(np.einsum("md,md->m", deviations, deviations)),
+            quality=quality,
+            cost_usd=cost_usd,
+            latency_ms=latency_ms,
+        )
+
+    def _left_out(self, candidates: Sequence[str] | None) -> NDArray[np.bool_]:
+        if candidates is None:
+            return self._unknown
+        left_out = np.ones(len(self.llms), dtype=bool)
+        left_out[self.bundle.rows(LLM, candidates)] = False
+        left_out |= self._unknown
+        return left_out
+
+    def _pairs(self, embedding: Floats | None, task: str | None) -> tuple[Floats, int, TaskSource]:
+        """Factors and bias of a query with each LLM, [m, d + 1]; row and source of its task."""
+        if embedding is not None and embedding.shape != self._directions.shape[1:]:
+            raise DataError(
+                f"'query_embedding' must have shape {self._directions.shape[1:]}, as encoder {self.encoder} "
+                f"has it (got {embedding.shape})"
+            )
+        source: TaskSource = "given"
+        row = self._task_rows.get(task, -1) if task is not None else -1
+        if row < 0:
+            source = "population" if embedding is None else "nearest"
+            row = len(self.tasks) if embedding is None else int((self._directions @ embedding).argmax())
+        base = self._base[row]
+        if self._answers is None or embedding is None:
+            return base, row, source
+        apart = self._answers.kernels(embedding[None])[0] - self._kernels[row]
+        features = (apart @ self._by_landmark).reshape(len(base), -1)
+        return base + features @ self._by_feature[row], row, source
+
+    # Items
+
+    def recommend(self, users: Sequence[Any], k: int) -> tuple[list[list[Any]], Floats]:
+        """Recommend items that known users do not have yet.
+
+        Returns
+        -------
+        items : list of list
+            Keys, best first; fewer than ``k`` where there are no more.
+        scores : float32 [b, k]
+            Comparable within a user only.
+
+        Raises
+        ------
+        UnknownNameError
+            A user is unknown, or the bundle knows no items.
+        """
+        ids, scores = self._ranker.recommend(self.bundle.rows(USER, users), k)
+        return self._item_keys(ids), scores
+
+    def recommend_from_items(self, items: Mapping[Any, float], k: int) -> tuple[list[Any], Floats]:
+        """Recommend items to a user who is given by items and their weights.
+
+        Returns
+        -------
+        items : list
+            Keys, best first.
+        scores : float32 [k]
+            Their scores.
+
+        Raises
+        ------
+        UnknownNameError
+            An item is unknown, or the bundle knows no items.
+        """
+        import scipy.sparse as sp
+
+        columns = self.bundle.rows(ITEM, list(items)) if items else np.zeros(0, dtype=np.int64)
+        values = np.array(list(items.values()), dtype=np.float32)
+        own = sp.csr_array(
+            (values, (np.zeros_like(columns), columns)), shape=(1, self._ranker.item_map.n_items)
+        )
+        ids, scores = self._ranker.recommend_new(own, k)
+        return self._item_keys(ids)[0], scores[0]
+
+    @cached_property
+    def _ranker(self) -> ItemRanker:
+        from router.items import ItemRanker  # numba takes a second to import
+
+        if "item.source" not in self.bundle.embeddings:
+            raise UnknownNameError(f"{self.bundle.path}: the bundle knows no items")
+        return ItemRanker.from_arrays({**self.bundle.arrays, **self.bundle.embeddings})
+
+    def _item_keys(self, ids: NDArray[np.int32]) -> list[list[Any]]:
+        return [self.bundle.keys(ITEM, row[row >= 0]).tolist() for row in ids]
+
+
+def _no_choices() -> Choices:
+    nobody = np.zeros(0, dtype=np.int64)
+    return Choices(nobody, nobody, nobody)
+
+
+def packed(covariances: ArrayLike) -> Floats:
+    """Lower triangles of the covariances' Cholesky factors, row by row, float32 [u, d (d + 1) / 2]."""
+    factors = np.linalg.cholesky(np.asarray(covariances, dtype=np.float64))
+    rows, columns = np.tril_indices(factors.shape[1])
+    result: Floats = factors[:, rows, columns].astype(np.float32)
+    return result

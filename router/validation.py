@@ -1,0 +1,89 @@
+"""How well choices that were held out are foreseen, beside two simple baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.persona.data import ChoiceData, Choices, Floats
+
+Doubles = NDArray[np.float64]
+_PRIOR_COUNT = 2.0  # choices that the population's shares count as in a user's own
+
+
+def split_choices(choices: Choices, share: float, seed: int) -> tuple[Choices, Choices]:
+    """Split choices at random into those to train on and those held out; at least one remains to train on."""
+    order = np.random.default_rng(seed).permutation(len(choices))
+    n_held = min(round(share * len(choices)), len(choices) - 1)
+    return choices.take(np.sort(order[n_held:])), choices.take(np.sort(order[:n_held]))
+
+
+def foreseen(logits: NDArray[np.floating], choices: Choices) -> dict[str, float]:
+    """Mean log-likelihood of choices (nats), and how often the best LLM on offer was chosen.
+
+    Parameters
+    ----------
+    logits
+        Of each choice and LLM, [n, m]; -inf: will not be chosen.
+    choices
+        What was chosen.
+    """
+    x = logits.astype(np.float64)
+    if choices.offered is not None:
+        x = np.where(choices.offered, x, -np.inf)
+    x = x - x.max(axis=1, keepdims=True)
+    log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+    rows = np.arange(len(choices))
+    return {
+        "log_likelihood": float(log_p[rows, choices.llms].mean()),
+        "accuracy": float((x.argmax(axis=1) == choices.llms).mean()),
+    }
+
+
+def validate(data: ChoiceData, held_out: Choices, logits: Floats) -> dict[str, Any]:
+    """Figures of a router and of baselines on the same choices.
+
+    Parameters
+    ----------
+    data
+        What the router was trained on.
+    held_out
+        Choices that it did not see.
+    logits
+        Its logits of them, float32 [n, m].
+    """
+    return {
+        "events": len(held_out),
+        **foreseen(logits, held_out),
+        "baselines": {
+            name: foreseen(np.log(shares), held_out) for name, shares in _baselines(data, held_out).items()
+        },
+    }
+
+
+def _baselines(data: ChoiceData, held_out: Choices) -> dict[str, Doubles]:
+    """Shares of the LLMs, [n, m]: the same for all, by task, and of the user in the task."""
+    choices, m, t = data.choices, data.n_llms, data.n_tasks
+    tasks = data.tasks[choices.queries]
+    of_all = np.bincount(choices.llms, minlength=m) + 1.0
+    of_all /= of_all.sum()
+    by_task = np.zeros((t, m))
+    np.add.at(by_task, (tasks, choices.llms), 1.0)
+    by_task = (by_task + _PRIOR_COUNT * of_all) / (by_task.sum(axis=1, keepdims=True) + _PRIOR_COUNT)
+    # Only the users and tasks that are asked for: users × tasks × LLMs may be large.
+    wanted, places = np.unique(held_out.users * t + data.tasks[held_out.queries], return_inverse=True)
+    made = choices.users * t + tasks
+    at = np.searchsorted(wanted, made).clip(max=len(wanted) - 1)
+    kept = wanted[at] == made
+    own = np.zeros((len(wanted), m))
+    np.add.at(own, (at[kept], choices.llms[kept]), 1.0)
+    of_task = by_task[data.tasks[held_out.queries]]
+    own = own[places]
+    user_task = (own + _PRIOR_COUNT * of_task) / (own.sum(axis=1, keepdims=True) + _PRIOR_COUNT)
+    return {
+        "popularity": np.broadcast_to(of_all, of_task.shape),
+        "task": of_task,
+        "user_task": user_task,
+    }

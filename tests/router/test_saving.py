@@ -1,0 +1,225 @@
+"""From files to a bundle: deterministic, honest about what was held out, light but equal to the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from router.answers import fit_answers
+from router.dataset import Reading, RouterData, RouterFiles, read_router_data
+from router.errors import DataError, ResourceError
+from router.light import N_LANDMARKS, LightPairs
+from router.persona.data import ChoiceData, Choices
+from router.personal import PersonalRouter
+from router.saving import Fitted, train_bundle
+from router.scorer import Scorer
+from router.train import Settings
+from router.validation import foreseen, split_choices, validate
+from tests.choice_files import LLMS, N_EVENTS, N_USERS, events_table, write_files
+
+SETTINGS = Settings(n_factors=3, n_tastes=3, n_steps=40, patience=12, seed=1)
+HASHING = Reading(encoder="hashing")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> RouterFiles:
+    return write_files(tmp_path_factory.mktemp("files"), stores=True, users=True)
+
+
+@pytest.fixture(scope="module")
+def data(files: RouterFiles) -> RouterData:
+    return read_router_data(files, HASHING)
+
+
+def with_answers(data: RouterData) -> ChoiceData:
+    """Telemetry that depends on task and LLM, unknown for some answers."""
+    rng = np.random.default_rng(0)
+    shape = data.data.n_queries, data.data.n_llms, 3
+    x = 0.3 * rng.normal(size=shape) + np.stack([data.data.tasks[:, None] * np.arange(3)] * 3, axis=2) - 1
+    x[:2] = np.nan
+    return replace(data.data, features=x.astype(np.float32))
+
+
+def test_equal_input_gives_an_equal_bundle(data, files, tmp_path):
+    one, other = (
+        train_bundle(read_router_data(files, HASHING), tmp_path / name, SETTINGS, device="cpu")
+        for name in "ab"
+    )
+    assert one.checksum == other.checksum
+    third = train_bundle(data, tmp_path / "c", replace(SETTINGS, seed=2), device="cpu")
+    assert third.checksum != one.checksum
+
+
+def test_bundle_holds_what_it_was_made_with(data, tmp_path):
+    bundle = train_bundle(
+        data, tmp_path / "b", SETTINGS, device="cpu", parameters={"more": 1}, parents={"events": "ab"}
+    )
+    assert bundle.parents == {"events": "ab"}
+    assert bundle.parameters["settings"]["n_steps"] == 40
+    assert bundle.parameters["tasks"] == ["code", "poems"]
+    assert bundle.parameters["more"] == 1
+    history = bundle.metrics["history"]
+    assert history["step"] == list(range(1, 41))
+    assert history["log_likelihood"][-1] > history["log_likelihood"][0]
+    measured = [step for step, x in zip(history["step"], history["held_out"], strict=True) if x is not None]
+    assert measured == list(range(18, 41, 2))  # once the tastes are there
+    assert bundle.keys("user", [0]).tolist() == ["u00"]
+
+
+def test_better_than_simple_baselines_on_what_was_held_out(data, tmp_path):
+    settings = replace(SETTINGS, n_steps=150)
+    bundle = train_bundle(data, tmp_path / "b", settings, held_out=0.2, device="cpu")
+    found = bundle.metrics["validation"]
+    assert found["events"] == round(0.2 * N_USERS * N_EVENTS)
+    assert found["log_likelihood"] > found["baselines"]["popularity"]["log_likelihood"] + 0.2
+    assert found["accuracy"] > 0.75  # 0.9 is planted
+
+
+def test_a_bundle_resumes_to_the_same(data, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def kill(state):
+        if state.step == 25:
+            raise KilledError
+
+    whole = train_bundle(data, tmp_path / "a", SETTINGS, device="cpu")
+    how = {"device": "cpu", "checkpoint": tmp_path / "state", "checkpoint_every": 10}
+    with pytest.raises(KilledError):
+        train_bundle(data, tmp_path / "b", SETTINGS, progress=kill, **how)
+    assert not (tmp_path / "b").exists()
+    steps = []
+    resumed = train_bundle(data, tmp_path / "b", SETTINGS, progress=lambda s: steps.append(s.step), **how)
+    assert steps == list(range(1, 41))  # those before the kill are told again
+    assert resumed.checksum == whole.checksum
+    with pytest.raises(DataError, match="a checkpoint of other data or settings"):
+        train_bundle(data, tmp_path / "c", replace(SETTINGS, seed=9), **how)
+
+
+def test_light_pairs_are_those_of_the_model_with_telemetry(data):
+    given = with_answers(data)
+    router = PersonalRouter(SETTINGS, device="cpu")
+    router.fit(replace(given, user_features=None, links=None))
+    fitted = Fitted.of(router)
+    light = LightPairs.of(fitted.model, given)
+    rng = np.random.default_rng(3)
+    tasks = rng.integers(2, size=9)
+    embeddings = (data.tasks.centroids[tasks] + 0.3 * rng.normal(size=(9, 256))).astype(np.float32)
+    found = light.at(tasks, embeddings)
+    answers = fit_answers(given, n_landmarks=N_LANDMARKS)
+    expected = fitted.model.pairs_of(tasks, answers.predict(tasks, embeddings)).numpy()
+    np.testing.assert_allclose(found, expected - expected.mean(axis=1, keepdims=True), atol=2e-4)
+
+
+def test_telemetry_bundle_scores_by_the_query(files, tmp_path):
+    texts = sorted(set(events_table()["query"].to_pylist()))
+    rng = np.random.default_rng(0)
+    rows = [(text, llm) for text in texts for llm in LLMS]
+    answers = pa.table(
+        {
+            "query": [text for text, _ in rows],
+            "llm": [llm for _, llm in rows],
+            "quality": rng.random(len(rows)),
+            "length": [float(len(llm)) + i % 7 for i, (_, llm) in enumerate(rows)],
+        }
+    )
+    pq.write_table(answers, tmp_path / "answers.parquet")
+    data = read_router_data(replace(files, answers=tmp_path / "answers.parquet"), HASHING)
+    scorer = Scorer(train_bundle(data, tmp_path / "b", SETTINGS, device="cpu"))
+    user = scorer.user("u01")
+    of_task = np.flatnonzero(data.data.tasks == 0)
+    by_query = [scorer.scores(user, data.data.query_embeddings[q], "code").preference for q in of_task]
+    assert np.std(by_query, axis=0).max() > 1e-3
+    of_mean_query = scorer.scores(user, None, "code")
+    np.testing.assert_allclose(np.mean(by_query, axis=0), of_mean_query.preference, atol=1e-4)
+    assert np.isfinite(of_mean_query.quality).all()
+
+
+def test_llms_that_were_never_offered_get_no_score(data, tmp_path):
+    choices = data.data.choices
+    kept = choices.take(choices.llms < 2)
+    offered = np.ones((len(kept), 3), dtype=bool)
+    offered[:, 2] = False
+    few = replace(data, data=data.data.with_choices(Choices(kept.users, kept.queries, kept.llms, offered)))
+    scorer = Scorer(train_bundle(few, tmp_path / "b", SETTINGS, device="cpu"))
+    assert np.isnan(scorer.scores(scorer.user("u00"), None, "code").preference).tolist() == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_all_choices_the_same(data, tmp_path):
+    same = data.data.choices.take(data.data.choices.llms == 0)
+    scorer = Scorer(
+        train_bundle(replace(data, data=data.data.with_choices(same)), tmp_path / "b", SETTINGS, device="cpu")
+    )
+    scores = scorer.scores(scorer.user("u00"), None, "code").preference
+    assert np.isfinite(scores).all()
+    assert scores.argmax() == 0
+
+
+def test_no_such_device(data, tmp_path):
+    with pytest.raises(ResourceError, match="'device' must name a device of this machine"):
+        train_bundle(data, tmp_path / "b", SETTINGS, device="no-such-device")
+    assert not (tmp_path / "b").exists()
+
+
+def test_permuting_users_permutes_answers(tmp_path):
+    """Keys in another order: each user keeps what is believed of it, as far as the training's draws allow."""
+    files = write_files(tmp_path)
+    data = read_router_data(files, HASHING)
+    router = PersonalRouter(SETTINGS, device="cpu")
+    router.fit(data.data)
+    fitted = Fitted.of(router)
+    order = np.random.default_rng(0).permutation(N_USERS)
+    choices = data.data.choices
+    permuted = Choices(order[choices.users], choices.queries, choices.llms)
+    one, other = fitted.beliefs(choices, N_USERS), fitted.beliefs(permuted, N_USERS)
+    np.testing.assert_allclose(other.mean[order], one.mean, atol=1e-5)
+
+
+def test_split_choices():
+    n = 100
+    choices = Choices(np.arange(n), np.arange(n), np.zeros(n, np.int64))
+    trained, held = split_choices(choices, 0.25, seed=3)
+    assert (len(trained), len(held)) == (75, 25)
+    np.testing.assert_array_equal(np.sort(np.concatenate([trained.users, held.users])), np.arange(n))
+    assert len(split_choices(choices, 0.0, seed=3)[1]) == 0
+    assert len(split_choices(choices.take([0]), 0.9, seed=3)[0]) == 1
+
+
+def test_foreseen_by_hand():
+    choices = Choices(
+        np.zeros(2, np.int64), np.zeros(2, np.int64), np.array([0, 1]), np.array([[1, 1, 0], [0, 1, 1]], bool)
+    )
+    logits = np.log([[0.5, 0.25, 0.25], [0.5, 0.2, 0.3]])
+    found = foreseen(logits, choices)
+    assert found["log_likelihood"] == pytest.approx((np.log(0.5 / 0.75) + np.log(0.2 / 0.5)) / 2)
+    assert found["accuracy"] == 0.5
+
+
+def test_baselines_by_hand(data):
+    users, queries = np.array([0, 0, 0, 1]), np.zeros(4, np.int64)
+    trained = data.data.with_choices(Choices(users, queries, np.array([0, 0, 1, 1])))
+    held = Choices(np.array([0]), np.zeros(1, np.int64), np.array([0]))
+    found = validate(trained, held, np.zeros((1, 3), np.float32))
+    of_all = np.array([3, 3, 1]) / 7
+    task = (np.array([2, 2, 0]) + 2 * of_all) / 6
+    own = (np.array([2, 1, 0]) + 2 * task) / 5
+    for name, shares in {"popularity": of_all, "task": task, "user_task": own}.items():
+        assert found["baselines"][name]["log_likelihood"] == pytest.approx(np.log(shares[0])), name
+    assert found["log_likelihood"] == pytest.approx(np.log(1 / 3))
