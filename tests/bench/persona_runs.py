@@ -84,9 +84,9 @@ N_WALKS = 10_000
 _LLMS = "routeprofile/candidate_models.json"
 _BASELINE_CODE = ("router/persona", "router/baselines", "router/evaluate/bayes.py")
 _OURS = (
-    "answers", "graph", "kernels", "model", "optimism", "personal", "prior", "prior_fit", "sampling", "threads",
-    "train", "variational",
-)  # fmt: skip
+    *("answers", "graph", "kernels", "model", "optimism", "personal", "prior", "prior_fit", "sampling"),
+    *("threads", "train", "variational"),
+)
 _OUR_CODE = (*_BASELINE_CODE, *(f"router/{name}.py" for name in _OURS))
 
 Protocol = Literal["warm", "new users", "new LLM", "penalty", "held-out choices", "ablations"]
