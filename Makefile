@@ -53,5 +53,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 		hatchling editables setuptools  # pyspark comes as source
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
-		--no-build-isolation --editable '.[server,router,dev]'
+		--no-build-isolation --editable '.[server,router,dask,dev]'
 	@touch $@
