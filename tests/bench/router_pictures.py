@@ -147,7 +147,7 @@ def ablations() -> Picture:
         axes.axvline(0.0, color=INK_SOFT, linewidth=1.2, linestyle=_DASHED)
         axes.set_yticks(range(len(names)), [f"without {name}" for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_title(f"difference in G at k = 0, {_TITLES[part]}")
+        axes.set_title(f"change in G: {_TITLES[part]}")
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(5))
