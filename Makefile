@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 help:  ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) kernels  ## Build the example market, fingerprint it on Spark, recommend, and write report.html
+demo: $(INSTALLED) kernels  ## Build the example market, fingerprint it on Spark, train the router, write report.html
 	@$(BIN)/fairpath demo $(ARGS)
 
 test: $(INSTALLED) kernels  ## Run the tests (make test ARGS='tests/ppr -k graph')

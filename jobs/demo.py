@@ -27,7 +27,7 @@ from jobs.demo_report import Shown, build_report, show_users
 from jobs.evaluate import most_popular
 from jobs.interactions import read_interactions
 from jobs.progress import show_progress
-from jobs.report import write_report
+from jobs.report import check_page, write_report
 from jobs.splits import split_at_random, split_by_time
 from ppr.build import build_graph
 from ppr.errors import ParameterError
@@ -120,7 +120,7 @@ def run_demo(
         ``engine`` is unknown, a size or the seed breaks its rule, or one of ``interactions``, ``events`` and
         ``llms`` is missing that another needs.
     OutputExistsError
-        ``out`` holds the demo of other data or sizes.
+        ``out`` holds the demo of other data or sizes, or a ``report.html`` of somebody else.
     DataError
         The interactions or events break a rule, or cannot be split.
     ResourceError
@@ -130,6 +130,7 @@ def run_demo(
         raise ParameterError(f"'engine' must be spark or local (got {engine!r})")
     if (events is None) != (llms is None) or (events is not None and interactions is None):
         raise ParameterError("'events' and 'llms' must be given together, and with 'interactions'")
+    check_page(out / "report.html")
     own = None if events is None or llms is None else (events, llms)
     data = _load(out, interactions, columns, own, seed, sizes or MarketSizes())
     echo(f"data          {data.origin}")

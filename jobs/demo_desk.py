@@ -110,7 +110,9 @@ class Desk:
 
     def scores(self, user: User, query: int) -> Scores:
         """Scores of all LLMs."""
-        return self.scorer.scores(user, self._embeddings[query], task=self._task(query))
+        return self.scorer.scores(
+            user, self._embeddings[query], self._task(query), query=self.parts.queries[query]
+        )
 
     def decide(self, user: User, query: int) -> Decision:
         """Choice of an LLM."""
@@ -162,6 +164,7 @@ class Desk:
             query_embedding=self._embeddings[query],
             task=self._task(query),
             offered=offered,
+            query=self.parts.queries[query],
         )
 
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from jobs.errors import ConfigurationError
 from jobs.report.data import Fact
 from jobs.report.evaluation import Reliability, rows_of, write_evaluation
-from router.dataset import Events, read_events
+from router.dataset import Events, read_events, table_checksum
 from router.encoders import open_encoder
 from router.errors import DataError, UnknownNameError
 from router.evaluate import Calibration, activity_thirds, by_group, calibration
+from router.persona import NewLlmQuality
 from router.persona.data import ChoiceData, ChoiceRouter, Choices, Floats, Ints
-from router.scorer import Scorer, User
+from router.scorer import USER, Scorer, User
 from router.validation import validate
 
 EXTERNAL = "external"
-PROTOCOLS = ("warm", "new-users")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+PROTOCOLS = ("warm", "new-users", "new-llm")
+_N_PROBES = 5  # answers of a new LLM that are measured, of each task
 
 
 def run_bundle(
@@ -50,15 +55,15 @@ def run_bundle(
     Returns
     -------
     dict
-        Events and users, log-likelihood (nats), accuracy, calibration, the same of popularity and user × task
-        where there is a history, and accuracy by group of users.
+        Events, users and how many of those are unknown, log-likelihood (nats), accuracy, calibration, the
+        same of popularity and user × task where there is a history, and accuracy by group of users.
 
     Raises
     ------
     ConfigurationError
         Both ``history`` and ``held_out_share`` are given, or the share lies outside 0..1.
     DataError
-        No event is left to judge, or there are no times to hold out by; a file breaks its rule.
+        No event is left to judge, or times to hold out by are missing; a file breaks its rule.
     """
     if history is not None and held_out_share is not None:
         raise ConfigurationError("give either '--history' or '--held-out-share'")
@@ -84,14 +89,20 @@ def run_bundle(
     result: dict[str, Any] = {
         "bundle": scorer.bundle.checksum,
         "users": int(np.unique(asked.users).size),
+        "users_unknown": _count_unknown(scorer, table, asked),
         "left_out": {"thumbs_down": table.n_thumbs_down, "unforeseeable": int((~possible).sum())},
-        "queries_known_by": "task" if table.embeddings is None else "text",
+        "queries_known_by": table.queries_known_by(scorer),
     }
     if len(past):
         result |= validate(table.data(past, names), asked, logits.astype(np.float32))
     else:
         accuracy = float((_offered(logits, asked).argmax(axis=1) == asked.llms).mean())
         result |= {"events": len(asked), "log_likelihood": found.log_likelihood, "accuracy": accuracy}
+    result["trained_on_these_events"] = scorer.bundle.parents.get("events") == table_checksum(events)
+    if result["trained_on_these_events"]:
+        structlog.get_logger().warning(
+            "the bundle was trained on these very events: it foresees them too well"
+        )
     result["calibration"] = _calibration_json(found)
     result["accuracy_by_group"] = _by_group(table, asked, logits, past)
     if report is not None:
@@ -105,7 +116,7 @@ def run_benchmark(
     strength: str = "medium",
     seeds: Sequence[int] = (1, 2, 3),
     tracks: Sequence[str] = ("choice-only", "telemetry"),
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: Sequence[str] = PROTOCOLS[:2],
     report: Path | None = None,
 ) -> dict[str, Any]:
     """Train and judge the built-in router on persona-sim: real responses, simulated users.
@@ -115,7 +126,8 @@ def run_benchmark(
     data
         Folder of ``routeprofile_features.npz`` and ``world_<strength>.npz``.
     strength, seeds, tracks, protocols
-        What to measure: ``warm`` are users known in training, ``new-users`` unknown ones after k choices.
+        What to measure: ``warm`` are users known in training, ``new-users`` unknown ones after k choices,
+        ``new-llm`` each LLM in turn as one that nobody has chosen yet (a training for each).
     report
         HTML page to write.
 
@@ -130,7 +142,7 @@ def run_benchmark(
     ConfigurationError
         There is no such strength, track or protocol.
     """
-    from router.persona import TRACKS, evaluate_new_users, evaluate_warm, load_world
+    from router.persona import TRACKS, evaluate_new_llm, evaluate_new_users, evaluate_warm, load_world
     from router.persona.world import Strength
 
     _check("--strength", [strength], get_args(Strength))
@@ -138,6 +150,7 @@ def run_benchmark(
     _check("--protocols", protocols, PROTOCOLS)
     world = load_world(data, cast(Strength, strength))
     figures: dict[str, dict[str, float]] = {}
+    of_new_llms: dict[str, dict[str, float]] = {}
     for track in TRACKS:
         if track not in tracks:
             continue
@@ -150,17 +163,26 @@ def run_benchmark(
                 for k, by_k in evaluate_new_users(world, seed, default_router, track).items():
                     found.setdefault(f"new users, {track}, k={k}", []).append(by_k)
         figures |= {name: _means(results) for name, results in found.items()}
+        if "new-llm" in protocols:
+            of_new_llms[f"new LLM, {track}, {_N_PROBES} probes a task"] = _means_of_new_llm(
+                [evaluate_new_llm(world, s, default_router, track, n_probes=_N_PROBES) for s in seeds]
+            )
     result: dict[str, Any] = {
         "benchmark": "persona-sim: real responses, simulated users",
         "strength": strength,
         "seeds": list(seeds),
         "figures": figures,
+        "new_llm": of_new_llms,
     }
     if report is not None:
-        columns = ("protocol", *next(iter(figures.values()), {}))
         title = f"persona-sim, {strength}"
         summary = f"{result['benchmark']}. Gain: 0 for a random choice, 1 for each user's best one."
-        path = write_evaluation(report, title, summary, (), (), {"Figures": (columns, rows_of(figures))})
+        tables = {
+            name: (("protocol", *next(iter(rows.values()))), rows_of(rows))
+            for name, rows in (("Figures", figures), ("A new LLM", of_new_llms))
+            if rows
+        }
+        path = write_evaluation(report, title, summary, (), (), tables)
         result["report"] = str(path)
     return result
 
@@ -199,7 +221,8 @@ class _Choices:
             name: [] for name in ("users", "queries", "llms", "offered", "times")
         }
         for table in tables:
-            user_ids = np.array([users.setdefault(k, len(users)) for k in table.user_keys.to_pylist()])
+            keys = _keys_as_in(scorer, table.user_keys.to_pylist())
+            user_ids = np.array([users.setdefault(key, len(users)) for key in keys])
             tasks = [None] * len(table.query_keys) if table.query_tasks is None else table.query_tasks
             pairs = zip(table.query_keys, tasks, strict=True)
             query_ids = np.array([asked.setdefault(pair, len(asked)) for pair in pairs])
@@ -225,7 +248,7 @@ class _Choices:
             queries=texts,
             given_tasks=given,
             embeddings=embeddings,
-            tasks=_task_numbers(scorer, embeddings, given),
+            tasks=_task_numbers(scorer, texts, embeddings, given),
             n_thumbs_down=sum(int((table.thumbs < 0).sum()) for table in tables),
         )
 
@@ -233,10 +256,21 @@ class _Choices:
         """Embedding of a query."""
         return None if self.embeddings is None else self.embeddings[query]
 
+    def queries_known_by(self, scorer: Scorer) -> str:
+        """What the bundle is told of queries, beside the key by which it knows some of its training."""
+        if self.embeddings is not None:
+            return "text"
+        return "task" if set(self.given_tasks) & set(scorer.tasks) else "nothing"
+
     def last_of_each_user(self, share: float, path: Path) -> NDArray[np.bool_]:
         """Mark each user's last events by time: at least one of a user with two, bool [n]."""
         if self.times is None:
             raise DataError(f"{path}: no column 'timestamp', which '--held-out-share' needs")
+        n_missing = int(np.isnan(self.times).sum())
+        if n_missing:
+            raise DataError(
+                f"{path}: 'timestamp' must not be missing with '--held-out-share' ({n_missing} events' are)"
+            )
         order = np.lexsort((self.times, self.choices.users))
         users = self.choices.users[order]
         first, n = np.searchsorted(users, users), np.bincount(users)[users]
@@ -260,12 +294,15 @@ class _Choices:
         )
 
 
-def _task_numbers(scorer: Scorer, embeddings: Floats | None, given: Sequence[str | None]) -> Ints:
+def _task_numbers(
+    scorer: Scorer, queries: Sequence[str], embeddings: Floats | None, given: Sequence[str | None]
+) -> Ints:
     """Number of the task that the router takes each query for, int64 [q]."""
     found = []
     for query, task in enumerate(given):
         embedding = None if embeddings is None else embeddings[query]
-        found.append(scorer.scores(scorer.population, embedding, task).task or "")
+        scores = scorer.scores(scorer.population, embedding, task, query=queries[query])
+        found.append(scores.task or "")
     return np.unique(np.array(found), return_inverse=True)[1].astype(np.int64)
 
 
@@ -276,9 +313,40 @@ def _preferences(scorer: Scorer, table: _Choices, choices: Choices) -> NDArray[n
     for row, (user, query) in enumerate(zip(choices.users.tolist(), choices.queries.tolist(), strict=True)):
         if user not in believed:
             believed[user] = _user(scorer, table.user_keys[user])
-        scores = scorer.scores(believed[user], table.embedding(query), table.given_tasks[query])
+        scores = scorer.scores(
+            believed[user], table.embedding(query), table.given_tasks[query], query=table.queries[query]
+        )
         logits[row] = scores.preference
     return np.where(np.isnan(logits), -np.inf, logits)
+
+
+def _keys_as_in(scorer: Scorer, keys: Sequence[Any]) -> list[Any]:
+    """Keys of users in the bundle's type: files may hold integers as text, or the other way round."""
+    if scorer.bundle.keys(USER, [0]).dtype == object:
+        return [str(key) for key in keys]
+    return [int(key) if isinstance(key, str) and _INTEGER.fullmatch(key) else key for key in keys]
+
+
+def _count_unknown(scorer: Scorer, table: _Choices, asked: Choices) -> int:
+    """Number of the users that the bundle does not know; warns where they are most."""
+    users = np.unique(asked.users).tolist()
+    unknown = [key for key in (table.user_keys[user] for user in users) if not _is_known(scorer, key)]
+    if 2 * len(unknown) > len(users):
+        structlog.get_logger().warning(
+            "the bundle does not know most of the users: they are judged as users of whom nothing is known",
+            users=len(users),
+            unknown=len(unknown),
+            first=unknown[0],
+        )
+    return len(unknown)
+
+
+def _is_known(scorer: Scorer, key: Any) -> bool:
+    try:
+        scorer.bundle.rows(USER, [key])
+    except UnknownNameError:
+        return False
+    return True
 
 
 def _user(scorer: Scorer, key: Any) -> User:
@@ -341,6 +409,16 @@ def _means(results: Sequence[Any]) -> dict[str, float]:
     }
 
 
+def _means_of_new_llm(results: Sequence[NewLlmQuality]) -> dict[str, float]:
+    """Precision is left out where the new LLM is never chosen."""
+    means = {
+        f"new_{metric}": float(np.mean([np.nanmean(getattr(r.quality, metric)) for r in results]))
+        for metric in ("gain", "accuracy")
+    }
+    shares = {name: float(np.mean([getattr(r, name) for r in results])) for name in ("recall", "precision")}
+    return means | {name: share for name, share in shares.items() if not np.isnan(share)}
+
+
 def _write(path: Path, title: str, result: dict[str, Any], found: Calibration) -> Path:
     full = np.flatnonzero(found.counts)
     curve = Reliability("router", found.confidence[full], found.accuracy[full], found.counts[full])
@@ -359,7 +437,10 @@ def _write(path: Path, title: str, result: dict[str, Any], found: Calibration) -
         Fact("log-likelihood", f"{result['log_likelihood']:.3f}", "nats per choice"),
         Fact("calibration error", f"{found.expected_error:.3f}", f"best temperature {found.temperature:.2f}"),
     )
-    summary = "Choices that the router was not trained on, and how well it foresaw them."
+    trained = (
+        "was trained on, which flatters it" if result["trained_on_these_events"] else "was not trained on"
+    )
+    summary = f"Choices that the router {trained}, and how well it foresaw them."
     return write_evaluation(path, title, summary, shown, [curve], tables)
 
 

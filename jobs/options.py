@@ -125,6 +125,10 @@ ProfilesFile = Annotated[Path | None, Option("--users", help="Users and their at
 Encoder = Annotated[
     Literal["auto", "hashing", "all-MiniLM-L6-v2-int8"] | None, Option(help="Encoder of texts.")
 ]
+ItemTraining = Annotated[
+    Literal["closed-forms", "joint"] | None,
+    Option("--items", help="Rank items by closed forms, or also by vectors trained with the tastes."),
+]
 Device = Annotated[str | None, Option(help="auto (the GPU where there is one), cpu or cuda.")]
 TrainingSteps = Annotated[int | None, Option("--steps", help="Steps of the optimiser.")]
 Factors = Annotated[int | None, Option("--factors", help="Factors of users, queries and LLMs.")]
@@ -150,7 +154,10 @@ Strength = Annotated[
 ]
 UserSeeds = Annotated[list[int] | None, Option("--seeds", help="Seed of users; repeatable.")]
 Tracks = Annotated[list[str] | None, Option("--tracks", help="choice-only or telemetry; repeatable.")]
-Protocols = Annotated[list[str] | None, Option("--protocols", help="warm or new-users; repeatable.")]
+Protocols = Annotated[
+    list[str] | None,
+    Option("--protocols", help="warm, new-users or new-llm (minutes); repeatable; default: the first two."),
+]
 EvaluationReport = Annotated[Path | None, Option("--report", resolve_path=True, help="HTML page to write.")]
 
 DemoOut = Annotated[Path, Option("--out", "-o", help="Folder of the results.")]

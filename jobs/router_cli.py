@@ -27,6 +27,7 @@ def train_router(
     factors: opt.Factors = None,
     tastes: opt.Tastes = None,
     steps: opt.TrainingSteps = None,
+    items: opt.ItemTraining = None,
     held_out: opt.HeldOut = None,
     seed: opt.Seed = None,
     config: opt.Config = None,
@@ -44,6 +45,7 @@ def train_router(
         "router.n_factors": factors,
         "router.n_tastes": tastes,
         "router.n_steps": steps,
+        "router.items": items,
         "router.held_out": held_out,
         "router.seed": seed,
         "log.level": log_level,
@@ -108,6 +110,10 @@ def evaluate_router(
     given = {"log.level": log_level, "log.format": log_format}
     arguments = {"bundle": bundle, "events": events, "benchmark": benchmark, "data": data, "report": report}
     settings_for(given, config, assign, dry_run, ("log",), **arguments, **of_bundle, **of_benchmark)
+    from jobs.report import check_page
+
+    if report is not None:
+        check_page(report)
     from jobs.evaluate_router import run_benchmark, run_bundle
 
     if bundle is not None and events is not None:

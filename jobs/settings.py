@@ -186,6 +186,10 @@ class RouterSettings(_Section):
     held_out: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1, description="share of the choices that the training is judged by"
     )
+    items: Literal["closed-forms", "joint"] = Field(
+        default="closed-forms",
+        description="how items are ranked: by closed forms, or also by vectors trained with the tastes",
+    )
     top_k: PositiveInt = Field(default=50, description="near users, and items, kept of each fingerprint")
     checkpoint_every: PositiveInt = Field(default=100, description="steps between two checkpoints")
     stream_bytes: PositiveInt = Field(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from jobs.errors import ConfigurationError
 from jobs.progress import show_progress
 from jobs.settings import RouterSettings
 from ppr.errors import OutputExistsError
@@ -54,25 +55,39 @@ def run(
     Raises
     ------
     OutputExistsError
-        ``out`` is there, made from other input or with other settings.
+        ``out`` is there, made from other input or with other settings, or the page is a file of another kind.
+    ParameterError
+        There is no such device.
     """
+    from jobs.report import check_page
+
     started = time.monotonic()
     log = structlog.get_logger()
     training = _what_matters(settings)
     parents = files.checksums()
     page = report or out.with_name(f"{out.name}.html")
+    if page == out:
+        raise ConfigurationError(f"'--report' must be another place than '--out' (got {page})")
     kept = _finished(out, parents, training)
-    if kept:
-        bundle = Bundle.open(out)
-    else:
+    check_page(page)
+    if not kept:
+        device = _device(settings)
         if lines:
-            log.info("train-router", events=str(files.events), out=str(out), device=settings.device)
+            log.info("train-router", events=str(files.events), out=str(out), device=device)
         reading = Reading(
             settings.encoder, settings.top_k, settings.stream_bytes, settings.seed, tell=log.warning
         )
         data = read_router_data(files, reading)
         _warn(data)
-        bundle = _train(data, out, settings, training, parents, lines)
+        try:
+            _train(data, out, settings, device, training, parents, lines)
+        except OutputExistsError:
+            kept = _finished(out, parents, training)
+            if not kept:
+                raise
+            log.info("an equal training was faster", out=str(out))
+        _clear_away(out)
+    bundle = Bundle.open(out)
     if not (kept and page.exists()):
         _write_report(page, bundle)
     parameters = bundle.parameters
@@ -120,22 +135,37 @@ def _warn(data: RouterData) -> None:
         log.warning("LLMs that were never on offer or measured get no scores", llms=unknown)
 
 
+def _device(settings: RouterSettings) -> str:
+    from router.train import choose_device
+
+    return choose_device(settings.device).type
+
+
+def _clear_away(out: Path) -> None:
+    """Remove the checkpoints of a finished bundle, those of other settings too."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.checkpoint*"):
+        left.unlink(missing_ok=True)
+
+
 def _train(
     data: RouterData,
     out: Path,
     settings: RouterSettings,
+    device: str,
     training: dict[str, Any],
     parents: dict[str, str],
     lines: bool,
-) -> Bundle:
+) -> None:
+    from router.items.network import NetworkSettings
+    from router.joint import JointSettings
     from router.saving import train_bundle
-    from router.train import Settings, choose_device
+    from router.train import Settings
 
     digest = hashlib.sha256(json.dumps([training, parents], sort_keys=True).encode()).hexdigest()
     checkpoint = out.with_name(f".{out.name}.{digest[:12]}.checkpoint")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    device = choose_device(settings.device).type
     how = Settings(**{field: getattr(settings, field) for field in _HOW})
+    joint = JointSettings(NetworkSettings(seed=settings.seed)) if settings.items == "joint" else None
     n_steps = how.steps(data.data)
     with show_progress(lines=lines) as update:
 
@@ -143,11 +173,12 @@ def _train(
             note = f"log-likelihood {state.log_likelihood:.3f}"
             update("train", state.step, n_steps, note)
 
-        def train_on(name: str) -> Bundle:
-            return train_bundle(
+        def train_on(name: str) -> None:
+            train_bundle(
                 data,
                 out,
                 how,
+                joint=joint,
                 held_out=settings.held_out,
                 device=name,
                 checkpoint=checkpoint,
@@ -159,15 +190,12 @@ def _train(
             )
 
         try:
-            bundle = train_on(device)
+            train_on(device)
         except ResourceError as error:
             if device == "cpu":
                 raise
             structlog.get_logger().warning("training goes on on the CPU", reason=str(error))
-            bundle = train_on("cpu")
-    for left in out.parent.glob(f".{glob.escape(out.name)}.*.checkpoint"):  # of other settings too
-        left.unlink()
-    return bundle
+            train_on("cpu")
 
 
 def _write_report(path: Path, bundle: Bundle) -> None:

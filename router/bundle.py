@@ -6,7 +6,7 @@ On disk, a folder with
 ``weights.safetensors``     named arrays of the light part that runs per query
 ``embeddings/<name>.npy``   float32 or float16 [n, d], one row per user, item or LLM
 ``arrays/<name>.npy``       further arrays, of any length, such as compressed rows of a matrix
-``nodes.parquet``           keys of users, items and other kinds, in the order of their rows
+``nodes.parquet``           keys of users, items, queries and other kinds, in the order of their rows
 ``kinds.npy``               uint8, kind of each key
 ``llms.json``               the LLMs: names, descriptions, prices, context limits, capabilities
 ``manifest.json``           format, version, parameters, parents, encoder, metrics, files, checksum
@@ -133,7 +133,7 @@ class Bundle:
         return bundle
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{n} {kind}s" for kind, n in self.manifest["counts"].items())
+        counts = ", ".join(f"{kind}: {n}" for kind, n in self.manifest["counts"].items())
         return f"<Bundle {self.checksum[:12]} ({counts}) at {self.path}>"
 
     @property
@@ -175,7 +175,7 @@ class Bundle:
         return sum(self._count(before) for before in kinds[: kinds.index(kind)])
 
     def rows(self, kind: str, keys: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
-        """Rows of users, items or LLMs in the embeddings of their kind, int64 [b].
+        """Rows of users, items, queries or LLMs in the embeddings of their kind, int64 [b].
 
         Raises
         ------
@@ -185,6 +185,8 @@ class Bundle:
         if kind == LLM:
             return np.array([self.llms.position(key) for key in keys], dtype=np.int64)
         first = self._first_row(kind)
+        if self._as_text(kind):
+            keys = [_text(key, kind) for key in keys]
         try:
             return self._nodes.ids_of(keys, kind).astype(np.int64) - first
         except ppr_errors.UnknownNodeError as error:
@@ -199,7 +201,12 @@ class Bundle:
             raise UnknownNameError(
                 f"unknown row {wanted[outside[0]]}; rows of {kind!r} go to {self._count(kind) - 1}"
             )
-        return self._nodes.keys_of(wanted + first)
+        found = self._nodes.keys_of(wanted + first)
+        return found.astype(np.int64) if self._as_text(kind) else found
+
+    def _as_text(self, kind: str) -> bool:
+        """Whether integer keys of a kind are stored as text, because those of another kind are text."""
+        return kind in self.manifest["keys"]["as_text"]
 
     def check_encoder(self, encoder: EncoderIdentity) -> None:
         """Check that queries come from the encoder that the model was trained with.
@@ -237,7 +244,7 @@ def write_bundle(
         float32 or float16 [n, d]. A name is a kind (``user``), or a kind and a part (``user.items``); there
         is a row per key of the kind, or per LLM.
     keys
-        Keys of each kind in the order of its rows: all integers or all strings, unique within a kind.
+        Keys of each kind in the order of its rows: within a kind all integers or all strings, and unique.
     llms
         The LLMs.
     encoder
@@ -258,7 +265,7 @@ def write_bundle(
         The disk is full or the folder cannot be written.
     """
     folder = Path(path)
-    nodes = _node_table(keys)
+    nodes, as_text = _node_table(keys)
     counts = {kind: len(keys[kind]) for kind in nodes.kinds} | {LLM: len(llms)}
     for name, array in weights.items():
         _check_finite(f"weights {name!r}", array)
@@ -281,7 +288,7 @@ def write_bundle(
         "counts": counts,
         "embeddings": {name: list(array.shape) for name, array in embeddings.items()},
         "arrays": {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in further.items()},
-        "keys": {"kinds": list(nodes.kinds), "sha256": digest.hexdigest()},
+        "keys": {"kinds": list(nodes.kinds), "as_text": as_text, "sha256": digest.hexdigest()},
     }
     try:
         json.dumps(manifest, allow_nan=False)
@@ -315,16 +322,19 @@ def _checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _node_table(keys: Mapping[str, Sequence[Any] | NDArray[Any] | pa.Array]) -> NodeTable:
+def _node_table(keys: Mapping[str, Sequence[Any] | NDArray[Any] | pa.Array]) -> tuple[NodeTable, list[str]]:
+    """Keys of all kinds in one type, and the kinds whose integers became text for it."""
     for kind in keys:
         if not _NAME.fullmatch(kind) or "." in kind or kind == LLM:
             raise DataError(f"a kind must be a lower-case name other than {LLM!r} (got {kind!r})")
     try:
         arrays = [pa.array(keys[kind]) for kind in keys]
-        integers = all(pa.types.is_integer(array.type) for array in arrays if len(array))
-        key_type = pa.int64() if integers else pa.large_string()
-        if not integers and not all(_is_string(array.type) for array in arrays if len(array)):
-            raise DataError("'keys' must be all integers or all strings")
+        types = {kind: array.type for kind, array in zip(keys, arrays, strict=True) if len(array)}
+        integers = [kind for kind, key_type in types.items() if pa.types.is_integer(key_type)]
+        for kind in types.keys() - integers:
+            if not _is_string(types[kind]):
+                raise DataError(f"keys of a kind must be all integers or all strings (got {types[kind]})")
+        key_type = pa.int64() if len(integers) == len(types) else pa.large_string()
         nodes = NodeTable(
             keys=pa.concat_arrays([pa.array([], key_type), *(array.cast(key_type) for array in arrays)]),
             kind_ids=np.repeat(np.arange(len(arrays), dtype=np.uint8), [len(array) for array in arrays]),
@@ -335,7 +345,13 @@ def _node_table(keys: Mapping[str, Sequence[Any] | NDArray[Any] | pa.Array]) -> 
         nodes.check()
     except (pa.ArrowException, ppr_errors.DataError) as error:
         raise DataError(f"keys: {error}") from None
-    return nodes
+    return nodes, [] if nodes.is_integer else integers
+
+
+def _text(key: Any, kind: str) -> str:
+    if isinstance(key, bool) or not isinstance(key, (int, np.integer)):
+        raise UnknownNameError(f"unknown {kind} {key!r}: keys of {kind}s are integers")
+    return str(int(key))
 
 
 def _is_string(key_type: pa.DataType) -> bool:

@@ -98,6 +98,17 @@ class Joint:
         return result
 
     @torch.no_grad()
+    def item_features(self) -> Floats:
+        """What h(u) is made of, in the directions of :meth:`user_features`, float32 [i, n].
+
+        As features of items in the graph they reach users, known or new, through the items that they took
+        (:mod:`router.prior`).
+        """
+        source, _ = self.network.vectors()
+        smoothed: Floats = self.network.smoothed(source, self.hops).cpu().numpy()
+        return smoothed @ self.directions
+
+    @torch.no_grad()
     def log_prior(self, interactions: sp.csr_array) -> Tensor:
         """Log-probability of each taste before the first choice, float32 [u, k].
 

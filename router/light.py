@@ -7,14 +7,19 @@ the embedding, linearly:
     [v, b](q, m) = base(t, m) + (φ(e(q)) - φ(t)) · L(m) · C(t),
 
 φ(t) being the mean over the task's queries, L what a landmark tells of the features, and C what a feature
-adds. Only differences between LLMs count in a choice, so base and L are centred over LLMs.
+adds. A query that was asked often enough in training keeps the [v, b] that were learned for it, its own
+weights and measured answers included. Only differences between LLMs count in a choice, so base, L and
+these are centred over LLMs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router.answers import AnswerModel, fit_answers
 from router.model import TasteModel
@@ -22,6 +27,8 @@ from router.persona.data import Bools, ChoiceData, Floats, Ints
 
 # Half as many as in training: twice as fast, and hardly worse.
 N_LANDMARKS = 256
+# A single choice moves a query's own weights hardly from their prior, and most queries are asked but once.
+MIN_CHOICES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,53 @@ class LightPairs:
         apart = self.answers.kernels(embeddings) - self.kernels[tasks]
         features = np.tensordot(apart, self.answers.by_landmark, axes=1)
         return (pairs + features @ self.by_feature[tasks]).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownQueries:
+    """Queries with factors of their own, known by their keys.
+
+    Attributes
+    ----------
+    positions
+        Among the queries of the training, ascending, int64 [k].
+    pairs
+        Factors and bias, float32 [k, m, d + 1].
+    row_of
+        Row of each query of the training, int64 [q]; -1: its factors are those of its task.
+    """
+
+    positions: Ints
+    pairs: Floats
+    row_of: Ints
+
+    @classmethod
+    def of(cls, model: TasteModel, data: ChoiceData, keys: Sequence[Any] | NDArray[Any]) -> KnownQueries:
+        """Take the queries of at least ``MIN_CHOICES`` choices from a model that was trained on ``data``.
+
+        Parameters
+        ----------
+        model, data
+            The model and what it was trained on.
+        keys
+            Key of each query. Queries of different tasks may share one: then it stands for the query with
+            most choices.
+        """
+        n_choices = np.bincount(data.choices.queries, minlength=data.n_queries)
+        often = np.flatnonzero(n_choices >= MIN_CHOICES)
+        by_key: dict[Any, int] = {}
+        for query in often[np.argsort(-n_choices[often], kind="stable")].tolist():
+            by_key.setdefault(keys[query], query)
+        positions = np.sort(np.fromiter(by_key.values(), np.int64, len(by_key)))
+        of_key = np.array([by_key.get(key, -1) for key in keys], dtype=np.int64)
+        known = (of_key >= 0) & (data.tasks[of_key] == data.tasks)
+        row_of = np.where(known, np.searchsorted(positions, of_key), -1)
+        return cls(positions, _centred(model.pairs.numpy()[positions], data.known_llms()), row_of)
+
+    def put(self, pairs: Floats, queries: Ints) -> None:
+        """Set the factors of known queries in ``pairs`` [n, m, d + 1] of queries, int64 [n]."""
+        rows = self.row_of[queries]
+        pairs[rows >= 0] = self.pairs[rows[rows >= 0]]
 
 
 def _means(values: Floats, groups: Ints, n_groups: int) -> Floats:

@@ -54,7 +54,7 @@ class NewcomerPrior:
     user_sends
         Users who made choices, bool [u]; the others tell nothing.
     item_sent
-        What items tell, float32 [i, q + k].
+        What items tell, float32 [i, q + k]; [0, ...] where there are none.
     n_neighbors
         Users alike in features that a newcomer hears.
     """
@@ -117,11 +117,10 @@ class NewcomerPrior:
         """Weights, embeddings and further arrays of a bundle."""
         weights = {f"prior.{block}": array for block, array in self.weights.items()}
         weights |= {"prior_center": self.center, "prior_scale": self.scale}
-        return (
-            weights,
-            {"user.sent": self.user_sent, "item.sent": self.item_sent},
-            {"user_sends": self.user_sends},
-        )
+        embeddings = {"user.sent": self.user_sent}
+        if len(self.item_sent):  # a bundle without items has no rows of that kind
+            embeddings["item.sent"] = self.item_sent
+        return weights, embeddings, {"user_sends": self.user_sends}
 
     @classmethod
     def from_arrays(
@@ -136,6 +135,7 @@ class NewcomerPrior:
         blocks = {name.removeprefix("prior."): a for name, a in weights.items() if name.startswith("prior.")}
         if not blocks:
             return None
+        no_items = np.zeros((0, log_shares.size), dtype=np.float32)
         return cls(
             log_shares=log_shares,
             weights=blocks,
@@ -143,6 +143,6 @@ class NewcomerPrior:
             scale=weights["prior_scale"],
             user_sent=embeddings["user.sent"],
             user_sends=arrays["user_sends"],
-            item_sent=embeddings["item.sent"],
+            item_sent=embeddings.get("item.sent", no_items),
             n_neighbors=n_neighbors,
         )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from router.baselines.common import require
 from router.graph import Listeners, build_graph, known_users, new_users
+from router.joint import Joint, JointSettings, train_joint
 from router.model import Posterior, TasteModel
-from router.persona.data import ChoiceData, Choices, Floats, Ints, Support
+from router.persona.data import ChoiceData, Choices, Floats, Ints, Support, UserLinks
 from router.prior import PriorSettings, TastePrior, messages_to, sent_by
 from router.prior_fit import fit_prior
 from router.threads import threads
@@ -27,6 +30,9 @@ class PersonalRouter:
         How to train.
     prior
         What the prior over tastes listens to.
+    joint
+        Train the ranking of items beside it, on the links' interactions: the prior then reads the vectors of
+        items that both sides learned, in place of the links' features of items. None leaves those.
     device
         ``auto``, ``cpu``, ``cuda``.
     checkpoint
@@ -46,6 +52,7 @@ class PersonalRouter:
         settings: Settings | None = None,
         prior: PriorSettings | None = None,
         *,
+        joint: JointSettings | None = None,
         device: str = "auto",
         checkpoint: Path | None = None,
         checkpoint_every: int = 100,
@@ -55,6 +62,7 @@ class PersonalRouter:
     ) -> None:
         self.settings = settings or Settings()
         self.prior_settings = prior or PriorSettings()
+        self.joint_settings = joint
         self.tell = tell
         self.device = device
         self.checkpoint = checkpoint
@@ -63,6 +71,7 @@ class PersonalRouter:
         self.progress = progress
         self.model: TasteModel | None = None
         self.prior: TastePrior | None = None
+        self.joint: Joint | None = None
         self.log_prior: Tensor | None = None
         self.n_neighbors = 0
 
@@ -83,9 +92,11 @@ class PersonalRouter:
             tell=self.tell,
         )
         self._posterior = self.model.posterior(data.choices, data.n_users)
-        self.prior = self.log_prior = None
+        self.prior = self.log_prior = self.joint = None
         if data.user_features is None and data.links is None:
             return
+        if self.joint_settings is not None and data.links is not None:
+            data = replace(data, links=self._with_learned_items(data, data.links, self.joint_settings))
         chosen = self.prior_settings
         self.n_neighbors = chosen.n_neighbors if chosen.alike and data.n_users <= chosen.max_alike else 0
         self.graph = build_graph(data, n_neighbors=self.n_neighbors, masked=chosen.masking)
@@ -102,6 +113,22 @@ class PersonalRouter:
         )
         self.log_prior = self._log_prior(known_users(self.graph))
         self._posterior = self.model.posterior(data.choices, data.n_users, self.log_prior)
+
+    def _with_learned_items(self, data: ChoiceData, links: UserLinks, settings: JointSettings) -> UserLinks:
+        """Train items and tastes together; links with the vectors of items as their features."""
+        if links.interactions is None or not links.interactions.nnz:
+            return links
+        assert self.model is not None
+        rows = np.unique(data.choices.users)
+        self.joint = train_joint(
+            links.interactions,
+            rows,
+            self._posterior.log_evidence[torch.from_numpy(rows)],
+            self.model.log_shares,
+            settings,
+            device=self.device,
+        )
+        return replace(links, item_features=self.joint.item_features())
 
     def scores(self, users: Ints, queries: Ints) -> Floats:
         """Expected logits of known users, float32 [u, q, m]."""

@@ -22,7 +22,8 @@ over blocks b of messages (those that there are):
 Weights a sum to 1. Layers without non-linearities between them are one linear map (Wu et al., "Simplifying
 Graph Convolutional Networks", ICML 2019): messages are computed once, and what is learned is how they are
 read. A user's own choices never enter its own messages; they come in as the likelihood (:mod:`router.model`),
-so nothing is counted twice. Here v ≠ u holds exactly, on paths of two steps as well.
+so no edge is counted twice. Here v ≠ u holds exactly, on paths of two steps as well, for given factors. (The
+factors themselves are learned from the choices of all users: that much of a user's choices is in everything.)
 """
 
 from __future__ import annotations

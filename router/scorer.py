@@ -28,8 +28,8 @@ from router.posterior import Beliefs, Tastes, infer
 if TYPE_CHECKING:
     from router.items import ItemRanker
 
-TaskSource = Literal["given", "nearest", "population"]
-USER, ITEM = "user", "item"
+TaskSource = Literal["query", "given", "nearest", "population"]
+USER, ITEM, QUERY = "user", "item", "query"
 ANSWER_ARRAYS = ("centre", "landmarks", "by_task", "by_landmark")
 
 
@@ -63,12 +63,15 @@ class Event:
         Name of the task, or None.
     offered
         Names of the LLMs to choose from; None for all.
+    query
+        Key of the query, its text or id as in the events of the training, or None.
     """
 
     llm: str
     query_embedding: Floats | None = None
     task: str | None = None
     offered: Sequence[str] | None = None
+    query: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ class Scores:
     task
         Task that the query was taken for; None for the mean over all.
     task_source
-        ``given`` by its name, ``nearest`` to the query, or ``population``: there was neither.
+        ``query``: known from training, with factors of its own; ``given`` by its name, ``nearest`` to the
+        query, or ``population``: there was neither.
     preference
         Expected logit that the user chooses the LLM, float32 [m]; NaN for LLMs of which nothing is known.
     base_preference
@@ -141,6 +145,8 @@ class Scorer:
             self._kernels, self._by_feature = weights["task.kernels"], weights["task.by_feature"]
         self._unknown = ~weights["llm.known"]
         self._any_unknown = bool(self._unknown.any())
+        self._query_pairs = self.bundle.embeddings[QUERY].reshape(-1, *self._base.shape[1:])
+        self._query_tasks: list[int] = self.bundle.arrays["query_tasks"].tolist()
         self._tastes = Tastes(*(weights[f"taste.{name}"] for name in ("log_shares", "centres", "log_sds")))
         self._expected = np.where(
             weights["expected.known"], weights["expected.values"], np.float32(np.nan)
@@ -237,7 +243,9 @@ class Scorer:
 
     def user_from_heard(self, events: Sequence[Event], heard: Heard) -> User:
         """:meth:`user_from_events`, with the rest from :meth:`heard`."""
-        pairs = np.stack([self._pairs(e.query_embedding, e.task)[0] for e in events] or [self._base[-1]])
+        pairs = np.stack(
+            [self._pairs(e.query_embedding, e.task, e.query)[0] for e in events] or [self._base[-1]]
+        )
         offered = np.ones((len(events), len(self.llms)), dtype=bool)
         for row, event in zip(offered, events, strict=True):
             if event.offered is not None:
@@ -275,6 +283,8 @@ class Scorer:
         query_embedding: Floats | None,
         task: str | None = None,
         candidates: Sequence[str] | None = None,
+        *,
+        query: str | None = None,
     ) -> Scores:
         """Score the LLMs.
 
@@ -289,6 +299,11 @@ class Scorer:
             nearest to this one; without an embedding, by the mean over all.
         candidates
             Names of the LLMs to score, the others get NaN; None for all.
+        query
+            Key of the query, its text or id as in the events of the training, or None. Where it was asked
+            often enough in training (:data:`router.light.MIN_CHOICES`), what was learned of the query itself
+            is used and no embedding is needed; unless ``task`` names another task of the bundle than it had,
+            because then it is another query.
 
         Raises
         ------
@@ -297,7 +312,7 @@ class Scorer:
         DataError
             The embedding has another length.
         """
-        pairs, row, source = self._pairs(query_embedding, task)
+        pairs, row, source = self._pairs(query_embedding, task, query)
         v = pairs[:, :-1]
         logits = v @ np.concatenate((user.vector[:, None], self._population_vector), axis=1) + pairs[:, -1:]
         deviations = v @ user.spread
@@ -323,7 +338,15 @@ class Scorer:
         left_out |= self._unknown
         return left_out
 
-    def _pairs(self, embedding: Floats | None, task: str | None) -> tuple[Floats, int, TaskSource]:
+    @cached_property
+    def _query_rows(self) -> dict[str, int]:
+        """Row of each known query; made at the first question, as it is as long as there are such queries."""
+        keys = self.bundle.keys(QUERY, np.arange(len(self._query_tasks)))
+        return {key: row for row, key in enumerate(keys.tolist())}
+
+    def _pairs(
+        self, embedding: Floats | None, task: str | None, query: str | None
+    ) -> tuple[Floats, int, TaskSource]:
         """Factors and bias of a query with each LLM, [m, d + 1]; row and source of its task."""
         if embedding is not None and embedding.shape != self._directions.shape[1:]:
             raise DataError(
@@ -332,6 +355,9 @@ class Scorer:
             )
         source: TaskSource = "given"
         row = self._task_rows.get(task, -1) if task is not None else -1
+        known = self._query_rows.get(query, -1) if query is not None else -1
+        if known >= 0 and row in (-1, self._query_tasks[known]):
+            return self._query_pairs[known], self._query_tasks[known], "query"
         if row < 0:
             source = "population" if embedding is None else "nearest"
             row = len(self.tasks) if embedding is None else int((self._directions @ embedding).argmax())

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -128,15 +130,17 @@ def choose_device(name: str = "auto") -> torch.device:
 
     Raises
     ------
-    ResourceError
-        There is no such device here.
+    ParameterError
+        It is neither the CPU nor a GPU of this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ResourceError(f"'device' must name a device of this machine (got {name!r}: {error})") from None
+    device = None
+    with suppress(RuntimeError, AssertionError):
+        device = torch.empty(0, device=name).device
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ParameterError(f"'device' must be auto, cpu, or cuda where there is such a GPU (got {name!r})")
+    return device
 
 
 def train(
@@ -179,31 +183,45 @@ def train(
     ------
     DataError
         There are no choices, or the checkpoint is damaged or of another training.
+    ParameterError
+        There is no such device.
     ResourceError
-        There is no such device, or its memory does not suffice for the smallest part.
+        Its memory does not suffice for the smallest part.
     """
     settings = (settings or Settings()).resolved(data)
     if not len(data.choices):
         raise DataError("'choices' must not be empty")
     where = choose_device(device)
-    try:
-        with threads(settings.threads):
-            run = _Training(data, settings, where, held_out, tell)
-            key = _identity(data, settings, held_out)
-            if checkpoint is not None and checkpoint.exists():
-                run.restore(checkpoint, key)
+    with _short_memory_is_an_error(where), threads(settings.threads):
+        run = _Training(data, settings, where, held_out, tell)
+        key = _identity(data, settings, held_out)
+        if checkpoint is not None and checkpoint.exists():
+            run.restore(checkpoint, key)
+        if progress is not None:
+            for state in run.history:
+                progress(state)
+        while not run.finished:
+            state = run.advance()
+            if checkpoint is not None and (run.step % checkpoint_every == 0 or run.finished):
+                run.save(checkpoint, key)
             if progress is not None:
-                for state in run.history:
-                    progress(state)
-            while not run.finished:
-                state = run.advance()
-                if checkpoint is not None and (run.step % checkpoint_every == 0 or run.finished):
-                    run.save(checkpoint, key)
-                if progress is not None:
-                    progress(state)
-            return run.result()
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(f"the memory of {where} does not suffice; train on 'cpu' ({error})") from None
+                progress(state)
+        return run.result()
+
+
+@contextmanager
+def _short_memory_is_an_error(device: torch.device) -> Iterator[None]:
+    """Turn PyTorch's errors of memory into a :class:`ResourceError`; the CPU's has no class of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ResourceError(
+                f"the memory of {device} does not suffice; train on 'cpu' ({error})"
+            ) from None
+        if "DefaultCPUAllocator" in str(error):
+            raise ResourceError(f"the memory does not suffice; train with fewer factors ({error})") from None
+        raise
 
 
 class _Training:
@@ -339,9 +357,10 @@ class _Training:
         tensors["history"] = torch.tensor(rows, dtype=torch.float64)
         if self.best is not None:
             tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        beside = path.with_name(path.name + ".part")
+        beside = path.with_name(f"{path.name}.{os.getpid()}.part")  # equal trainings may run at once
         save_file(tensors, beside, metadata={"step": str(self.step), "key": key, "parts": str(self.n_parts)})
-        beside.replace(path)
+        with suppress(FileNotFoundError):  # the other one has ended and cleared away
+            beside.replace(path)
 
     def restore(self, path: Path, key: str) -> None:
         """Continue from a checkpoint."""

@@ -8,8 +8,10 @@ x being the features of the answer. Every weight has a Gaussian prior, of a stan
 each kind of descriptor and factor, so that descriptors and factors without use vanish; and a Gaussian
 approximation of its posterior, independent of the others'. The expected log-likelihood is estimated from one
 sample of the logits ("local reparameterisation": Kingma, Salimans, Welling, "Variational Dropout and the
-Local Reparameterization Trick", 2015, section 2.2), exact for independent weights. Compared with the maximum
-of the posterior, factors of a query that few users were asked do not overfit.
+Local Reparameterization Trick", 2015, section 2.2), exact where weights are independent. Weights of features
+are shared by the LLMs of a query; their noise is drawn for each LLM all the same, which is quicker and bounds
+the evidence less closely. Compared with the maximum of the posterior, factors of a query that few users were
+asked do not overfit.
 
 Answers differ far more to some queries than to others, and in other ways: a request for code, a yes or no.
 So the prior of a query's own weights A(q, m) has a scale that is learned by factor for each task and LLM, and

@@ -12,6 +12,7 @@ import structlog
 from jobs.fairqueue.simulation.experiments import Outcome
 from jobs.fairqueue.simulation.study import run_study
 from jobs.fairqueue.simulation_report import write_simulation_report
+from jobs.report import check_page
 
 
 def run(out: Path, *, trace: Path | None = None, seed: int = 0) -> dict[str, Any]:
@@ -35,10 +36,13 @@ def run(out: Path, *, trace: Path | None = None, seed: int = 0) -> dict[str, Any
     ------
     DataError
         The trace is missing or a row of it breaks a rule.
+    OutputExistsError
+        There is a file at ``out`` that is not a page of this program.
     ResourceError
         The report cannot be written.
     """
     started = time.monotonic()
+    check_page(out)
     log = structlog.get_logger()
     study = run_study(trace, seed=seed, progress=lambda text: log.info("simulating", workload=text))
     write_simulation_report(out, study)

@@ -22,6 +22,7 @@ from jobs.report.data import (
     UserCard,
     UserMap,
 )
+from jobs.report.html import check_page
 from jobs.report.page import write_report
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "TrainingCurve",
     "UserCard",
     "UserMap",
+    "check_page",
     "write_report",
 ]

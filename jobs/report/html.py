@@ -11,7 +11,36 @@ from matplotlib.figure import Figure
 
 from jobs.report.data import Fact
 from jobs.report.style import CSS, colour_rules, inline_svg, variable
+from ppr.errors import OutputExistsError, ResourceError
 from ppr.manifest import full_disk_is_an_error
+
+_GENERATOR = '<meta name="generator" content="fairpath">'
+_HEAD_BYTES = 1024  # of a page, which hold the line above
+
+
+def check_page(path: Path) -> None:
+    """Check, before any work, that a page may be written: there is nothing, or a page of this program.
+
+    Raises
+    ------
+    OutputExistsError
+        Something else is there.
+    ResourceError
+        The folder cannot be written.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ResourceError(f"{path}: cannot be written ({folder} is not a folder that can be)")
+    if not path.exists() and not path.is_symlink():
+        return
+    ours = False
+    if path.is_file():
+        with path.open("rb") as file:
+            ours = _GENERATOR.encode() in file.read(_HEAD_BYTES)
+    if not ours:
+        raise OutputExistsError(
+            f"{path}: exists and is not a page of this program; choose another name or remove it"
+        )
 
 
 def write_page(path: Path, text: str) -> Path:
@@ -19,9 +48,12 @@ def write_page(path: Path, text: str) -> Path:
 
     Raises
     ------
+    OutputExistsError
+        Something is there that is not a page of this program.
     ResourceError
         The disk is full or the folder cannot be written.
     """
+    check_page(path)
     working = path.with_name(f".{path.name}.new-{os.getpid()}")
     with full_disk_is_an_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +70,7 @@ def page(title: str, parts: Iterable[str]) -> str:
     body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"{_GENERATOR}\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{colour_rules()}{CSS}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"

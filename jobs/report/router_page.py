@@ -29,13 +29,14 @@ def router_sections(router: RouterReport) -> Iterator[str]:
             "router-shares",
             "; ".join(_shares_text(table) for table in router.shares),
         )
-    if router.curves:
+    curves = [curve for curve in router.curves if curve.bins]  # few users: no bin has enough of them
+    if curves:
         yield html.picture(
             "How much it takes to know a user",
             "Mean over users with its 95 % interval. A user without choices is known by the graph alone.",
-            router_figures.support_figure(router.curves, router.curves_label),
+            router_figures.support_figure(curves, router.curves_label),
             "router-support",
-            "; ".join(_curves_text(curve) for curve in router.curves),
+            "; ".join(_curves_text(curve) for curve in curves),
         )
     if (users := router.user_map) is not None:
         yield html.picture(

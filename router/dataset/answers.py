@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from router.dataset.columns import Columns
-from router.dataset.events import Events, llm_positions
+from router.dataset.events import SMALLEST, Events, llm_positions
 from router.errors import DataError
 from router.persona.data import Floats, Ints
 
@@ -92,7 +92,8 @@ def read_answers(path: Path, events: Events, llm_names: tuple[str, ...]) -> tupl
     MissingDataError
         The file or a column is not there.
     DataError
-        An LLM is unknown, a cell is no number, or no answer is to a query of the events.
+        An LLM is unknown, a cell is no number, a cost or latency is negative, or no answer is to a query of
+        the events.
     """
     columns = Columns.open(path, _USUAL_NAMES, ("query", "llm"))
     if not columns.extra:
@@ -104,7 +105,11 @@ def read_answers(path: Path, events: Events, llm_names: tuple[str, ...]) -> tupl
     at = pc.index_in(ids, value_set=distinct).to_numpy(), llms
     features = np.stack(
         [
-            _mean_at(at, batch.numbers(name, nan=True), (len(distinct), len(llm_names)))
+            _mean_at(
+                at,
+                batch.numbers(name, nan=True, at_least=SMALLEST.get(name, -np.inf)),
+                (len(distinct), len(llm_names)),
+            )
             for name in columns.extra
         ],
         axis=2,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,11 @@ from router.loaders.tables import open_table
 PIECE_BYTES = 1 << 26
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 _PARQUET = (".parquet", ".pq")
+_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_KEY = pa.scalar(np.iinfo(np.int64).max, pa.uint64())
+_TIMES = (*(pa.timestamp(unit, zone) for unit in ("us", "ns") for zone in (None, "UTC")), pa.float64())
+_TIME_RULE = "must be an ISO 8601 time, with a zone in all rows or in none, or a number of seconds"
+_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 T = TypeVar("T")
 
 
@@ -73,6 +78,8 @@ class Batch:
         column = self.table[name].combine_chunks()
         if pa.types.is_integer(column.type):
             self._refuse(column.is_null(), name, "must not be null", column)
+            if pa.types.is_uint64(column.type):
+                self._refuse(pc.greater(column, _LARGEST_KEY), name, "must be below 2**63", column)
             return column.cast(pa.int64())
         texts = self.texts(name)
         if self.is_text and pc.all(pc.match_substring_regex(texts, _INTEGER)).as_py():
@@ -97,8 +104,8 @@ class Batch:
         self._refuse(pc.fill_null(absent, True), name, "must not be null or empty", column)
         return texts
 
-    def numbers(self, name: str, *, nan: bool = False) -> NDArray[np.float64]:
-        """Numbers, float64; NaN where a cell is null or, in text, empty.
+    def numbers(self, name: str, *, nan: bool = False, at_least: float = -np.inf) -> NDArray[np.float64]:
+        """Numbers that float32 can hold, as float64; NaN where a cell is null or, in text, empty.
 
         Parameters
         ----------
@@ -106,39 +113,72 @@ class Batch:
             Column.
         nan
             Whether the column itself may say NaN, for "not measured".
+        at_least
+            Smallest number that is allowed.
 
         Raises
         ------
         DataError
-            A cell is no number, infinite, or NaN without leave.
+            A cell is no number, infinite, too small or too large, or NaN without leave.
         """
         column = self.table[name].combine_chunks()
-        if _is_string(column.type):
-            column = self._parsed(column, name)
+        parsed = self._parsed(column, name) if _is_string(column.type) else column
         try:
-            values = column.cast(pa.float64(), safe=False)
+            values = parsed.cast(pa.float64(), safe=False)
         except pa.ArrowException:
             raise DataError(f"{self.path}: column {name!r} must hold numbers (got {column.type})") from None
         result: NDArray[np.float64] = pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False)
         wrong = np.isinf(result) if nan else ~np.isfinite(result) & values.is_valid().to_numpy(False)
         self._refuse(pa.array(wrong), name, "must be a finite number", column)
+        self._refuse(pa.array(np.abs(result) > _LARGEST), name, "must be within what float32 holds", column)
+        self._refuse(pa.array(result < at_least), name, f"must be at least {at_least:g}", column)
         return result
 
-    def _parsed(self, column: pa.Array, name: str) -> pa.Array:
+    def seconds(self, name: str) -> NDArray[np.float64]:
+        """Times in seconds since 1970, float64; NaN where a cell is null or, in text, empty.
+
+        Times without a zone are taken for UTC.
+
+        Raises
+        ------
+        DataError
+            A cell is neither a time nor a number.
+        """
+        column = self.table[name].combine_chunks()
+        if _is_string(column.type):
+            column = self._parsed(column, name, _TIMES, _TIME_RULE)
+        if pa.types.is_date(column.type):
+            column = column.cast(pa.timestamp("ms"))
+        if not pa.types.is_timestamp(column.type):
+            return self.numbers(name)
+        ticks = column.cast(pa.int64()).cast(pa.float64(), safe=False)
+        seconds: NDArray[np.float64] = pc.fill_null(ticks, np.nan).to_numpy(zero_copy_only=False)
+        return seconds / _PER_SECOND[column.type.unit]
+
+    def _parsed(
+        self,
+        column: pa.Array,
+        name: str,
+        kinds: Sequence[pa.DataType] = (pa.float64(),),
+        rule: str = "must be a finite number",
+    ) -> pa.Array:
+        """Texts as the first of the types that fits all; null where they are empty."""
         trimmed = pc.ascii_trim_whitespace(column.cast(pa.string()))
         filled = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
-        try:
-            return filled.cast(pa.float64())
-        except pa.ArrowInvalid:
-            wrong = pa.array([cell is not None and not _is_number(cell) for cell in filled.to_pylist()])
-            self._refuse(wrong, name, "must be a finite number", column)
-            raise
+        fitting = [_n_castable(filled, kind) for kind in kinds]
+        row = max(fitting)
+        if row < len(column):
+            raise self._cell_error(row, name, rule, column)
+        return filled.cast(kinds[fitting.index(row)])
 
     def _refuse(self, wrong: pa.Array, name: str, rule: str, column: pa.Array) -> None:
         """Raise for the first row that is wrong."""
         row = pc.index(wrong, True).as_py()
         if row >= 0:
-            raise self.error(row, f"{name!r} {rule} (got {str(column[row].as_py())[:60]!r})")
+            raise self._cell_error(row, name, rule, column)
+
+    def _cell_error(self, row: int, name: str, rule: str, column: pa.Array) -> DataError:
+        return self.error(row, f"{name!r} {rule} (got {str(column[row].as_py())[:60]!r})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,12 +345,27 @@ def _read_groups(path: Path, groups: tuple[int, ...], first_row: int, names: Map
     return Batch(path, first_row, table.select(list(names.values())).rename_columns(list(names)), False)
 
 
+def is_list_of_names(kind: pa.DataType) -> bool:
+    """Whether cells are lists of strings, or lists that are all empty."""
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    of = kind.value_type
+    return _is_string(of.value_type if pa.types.is_dictionary(of) else of) or pa.types.is_null(of)
+
+
 def _is_string(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _is_number(text: Any) -> bool:
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False
+def _n_castable(texts: pa.Array, kind: pa.DataType) -> int:
+    """Number of texts before the first that is not of a type; all, if there is none."""
+    low, high = 0, len(texts) + 1  # the first ``low`` are, the first ``high`` are not
+    middle = len(texts)
+    while high - low > 1:
+        try:
+            texts[low:middle].cast(kind)
+            low = middle
+        except pa.ArrowInvalid:
+            high = middle
+        middle = (low + high) // 2
+    return low

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ppr.keys import DistinctKeys
-from router.dataset.columns import Batch, Columns, size_bytes
+from router.dataset.columns import Batch, Columns, is_list_of_names, size_bytes
 from router.errors import DataError
 from router.persona.data import Bools, Ints
 
 STREAM_BYTES = 2 << 30
 _NEEDED = ("user", "query", "llm")
 _MEASURED = ("reward", "cost_usd", "latency_ms")
+SMALLEST = {"cost_usd": 0.0, "latency_ms": 0.0}
 USUAL_NAMES = {
     "user": ("user", "user_id"),
     "query": ("query", "query_id", "query_text", "prompt"),
@@ -76,6 +77,29 @@ class Events:
 
     def __len__(self) -> int:
         return self.users.size
+
+    def sorted(self) -> Events:
+        """Same events by user, query, LLM, then the rest: whatever the order of the file."""
+        columns: list[NDArray[Any]] = [
+            self.users,
+            self.queries,
+            self.llms,
+            self.thumbs,
+            *self.measured.values(),
+        ]
+        columns += [] if self.timestamps is None else [self.timestamps]
+        columns += [] if self.offered is None else list(self.offered.T)
+        order = np.lexsort(columns[::-1])
+        return replace(
+            self,
+            users=self.users[order],
+            queries=self.queries[order],
+            llms=self.llms[order],
+            offered=None if self.offered is None else self.offered[order],
+            thumbs=self.thumbs[order],
+            measured={name: values[order] for name, values in self.measured.items()},
+            timestamps=None if self.timestamps is None else self.timestamps[order],
+        )
 
 
 def read_events(path: str | Path, llm_names: Sequence[str], *, stream_bytes: int = STREAM_BYTES) -> Events:
@@ -150,8 +174,12 @@ class _Part:
             llms=llms,
             offered=_offered(batch, positions, llms) if batch.has("offered") else None,
             thumbs=_thumbs(batch),
-            measured={name: batch.numbers(name) for name in _MEASURED if batch.has(name)},
-            timestamps=_timestamps(batch) if batch.has("timestamp") else None,
+            measured={
+                name: batch.numbers(name, at_least=SMALLEST.get(name, -np.inf))
+                for name in _MEASURED
+                if batch.has(name)
+            },
+            timestamps=batch.seconds("timestamp") if batch.has("timestamp") else None,
         )
 
 
@@ -184,9 +212,12 @@ def _offered(batch: Batch, positions: dict[str, int], llms: Ints) -> Bools:
     if batch.is_text:
         texts = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column.cast(pa.string()))
         column = pc.split_pattern(texts, "|")
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+    if not is_list_of_names(column.type):
         raise DataError(f"{batch.path}: column 'offered' must hold lists of names (got {column.type})")
     rows, names = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
+    absent = np.flatnonzero(names.is_null().to_numpy(zero_copy_only=False))
+    if absent.size:
+        raise batch.error(int(rows[absent[0]]), "'offered' must hold names only (got a null)")
     encoded = names.cast(pa.large_string()).dictionary_encode()
     known = np.array([positions.get(name, -1) for name in encoded.dictionary.to_pylist()], dtype=np.int64)
     found = known[encoded.indices.to_numpy(zero_copy_only=False)]
@@ -211,20 +242,6 @@ def _thumbs(batch: Batch) -> NDArray[np.int8]:
     if wrong.size:
         raise batch.error(int(wrong[0]), f"'thumbs' must be -1, 0 or 1 (got {values[wrong[0]]:g})")
     return values.astype(np.int8)
-
-
-def _timestamps(batch: Batch) -> NDArray[np.float64]:
-    column = batch.table["timestamp"].combine_chunks()
-    if batch.is_text:
-        try:
-            column = column.cast(pa.timestamp("us"))
-        except pa.ArrowInvalid:  # then they are numbers
-            return batch.numbers("timestamp")
-    if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
-        return batch.numbers("timestamp")
-    micros = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64())
-    seconds: NDArray[np.float64] = pc.fill_null(micros, np.nan).to_numpy(zero_copy_only=False) / 1e6
-    return seconds
 
 
 def _merged(parts: list[pa.DictionaryArray]) -> tuple[pa.Array, Ints]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
+from threadpoolctl import threadpool_limits
 
 from ppr import errors as ppr_errors
 from ppr.fingerprints import FingerprintStore
@@ -119,7 +120,8 @@ def _spectral(interactions: sp.csr_array) -> Floats | None:
     scaled = sp.diags_array(1.0 / np.sqrt(of_users.clip(1.0))) @ visits
     scaled = scaled @ sp.diags_array(1.0 / np.sqrt(of_items.clip(1.0)))
     start = np.random.default_rng(0).normal(size=min(interactions.shape))
-    _, _, vectors = svds(scaled, k=rank, v0=start)
+    with threadpool_limits(1, user_api="blas"):  # last bits depend on the number of threads
+        _, _, vectors = svds(scaled, k=rank, v0=start)
     # The sign of a singular vector is arbitrary: its largest entry is made positive.
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=1)[:, None], axis=1)
     features: Floats = (vectors * np.sign(largest) * np.sqrt(vectors.shape[1])).T.astype(np.float32)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 
-from router.dataset.columns import Columns
+from router.dataset.columns import Batch, Columns
 from router.dataset.events import Events
 from router.encoders import HASHING, MINILM, EncoderIdentity, open_encoder
 from router.errors import DataError
@@ -148,16 +148,27 @@ def _from_table(path: Path, events: Events) -> tuple[NDArray[Any], NDArray[Any] 
         unknown = events.query_keys[pc.index(found.is_null(), True).as_py()]
         raise DataError(f"{path}: query {unknown!r} of the events is not there")
     rows = found.to_numpy()
+    columns: dict[str, NDArray[Any]] = {
+        name: batch.texts(name).to_numpy(zero_copy_only=False) for name in ("text", "task") if batch.has(name)
+    }
+    if batch.has("embedding"):
+        columns["embedding"] = vectors(batch.table, "embedding", path)
+    for name, values in columns.items():
+        _check_unique(batch, ids, name, values)
+    of_events = {name: values[rows] for name, values in columns.items()}
+    return of_events.get("text", events.query_keys), of_events.get("task"), of_events.get("embedding")
 
-    def words(name: str) -> NDArray[Any]:
-        column: NDArray[Any] = batch.texts(name).to_numpy(zero_copy_only=False)[rows]
-        return column
 
-    return (
-        words("text") if batch.has("text") else events.query_keys,
-        words("task") if batch.has("task") else None,
-        vectors(batch.table, "embedding", path)[rows] if batch.has("embedding") else None,
+def _check_unique(batch: Batch, ids: pa.Array, name: str, values: NDArray[Any]) -> None:
+    """Check that rows of the same id agree in a column, [n] or [n, d]."""
+    _, first, place = np.unique(
+        ids.dictionary_encode().indices.to_numpy(), return_index=True, return_inverse=True
     )
+    same = values == values[first[place]]
+    wrong = np.flatnonzero(~(same if same.ndim == 1 else same.all(axis=1)))
+    if wrong.size:
+        row = int(wrong[0])
+        raise batch.error(row, f"query {ids[row].as_py()!r} was given before with another {name!r}")
 
 
 def _group(embeddings: Floats, seed: int) -> Ints:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from router.dataset.llms import read_llms
 from router.dataset.profiles import fit_coding
 from router.dataset.queries import Queries, Tasks, describe_queries, encoder_name
 from router.encoders import EncoderIdentity
-from router.errors import DataError, MissingDataError, ParameterError
+from router.errors import BundleError, DataError, MissingDataError, ParameterError
 from router.persona.data import ChoiceData, Choices, Floats, Ints
 from router.policy import Catalogue
 
@@ -80,6 +80,8 @@ class RouterFiles:
         ------
         MissingDataError
             One is not there.
+        BundleError
+            A store's manifest is damaged.
         """
         found = {}
         for name in ("events", "llms", "queries", "answers", "users"):
@@ -87,14 +89,27 @@ class RouterFiles:
             if path is not None and not path.exists():
                 raise MissingDataError(f"{path}: no such file or folder")
             if path is not None:
-                found[name] = sha256(json.dumps(file_identity(path)).encode()).hexdigest()
+                found[name] = table_checksum(path)
         for name in ("graph", "fingerprints"):
             path = getattr(self, name)
             if path is not None and not (path / MANIFEST).is_file():
                 raise MissingDataError(f"{path}: no such store")
             if path is not None:
-                found[name] = str(json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("checksum"))
+                found[name] = _store_checksum(path)
         return found
+
+
+def _store_checksum(path: Path) -> str:
+    file = path / MANIFEST
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["checksum"])
+    except (ValueError, TypeError, KeyError):
+        raise BundleError(f"{file}: must be a JSON object with a 'checksum'; the store is damaged") from None
+
+
+def table_checksum(path: Path) -> str:
+    """Digest of a table's files, hex."""
+    return sha256(json.dumps(file_identity(path)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +202,8 @@ def read_router_data(files: RouterFiles, how: Reading | None = None) -> RouterDa
     """
     how = how or Reading()
     catalogue, behaviour = read_llms(files.llms, how.tell)
-    events = read_events(files.events, catalogue.names, stream_bytes=how.stream_bytes)
+    # Training draws choices by their position: sorted, the order of rows makes no difference.
+    events = read_events(files.events, catalogue.names, stream_bytes=how.stream_bytes).sorted()
     if events.extra_columns:
         how.tell(f"{files.events}: columns not used: {', '.join(events.extra_columns)}")
     descriptions = [llm.description or llm.name for llm in catalogue.llms]
@@ -195,11 +211,15 @@ def read_router_data(files: RouterFiles, how: Reading | None = None) -> RouterDa
     links = None if files.graph is None else read_links(files.graph, files.fingerprints, how.top_k)
     profiles = None if files.users is None else Columns.open(files.users, _USER_NAMES, ("user",))
     user_keys, users = _users(events, profiles, links)
+    if links is not None:
+        _check_overlap(files, events, links, user_keys.type, how)
     attributes, features = (None, None) if profiles is None else _attributes(profiles, user_keys, how)
     names, answers, expected = _answers(files.answers, events, queries, catalogue)
     choices = Choices(users, events.queries, events.llms, events.offered).take(events.thumbs >= 0)
     if not len(choices):
         raise DataError(f"{files.events}: no event is a choice (all have a thumb down)")
+    if choices.offered is None:
+        choices = _offered_if_chosen(choices, len(catalogue))
     data = ChoiceData(
         n_users=len(user_keys),
         choices=choices,
@@ -228,6 +248,12 @@ def read_router_data(files: RouterFiles, how: Reading | None = None) -> RouterDa
     )
 
 
+def _offered_if_chosen(choices: Choices, n_llms: int) -> Choices:
+    """Where the file does not say what was on offer, an LLM that nobody ever took was not: it may be new."""
+    taken = np.bincount(choices.llms, minlength=n_llms) > 0
+    return choices if taken.all() else replace(choices, offered=np.tile(taken, (len(choices), 1)))
+
+
 def _prices(catalogue: Catalogue) -> Floats:
     pairs = [(llm.input_usd_per_mtok, llm.output_usd_per_mtok) for llm in catalogue.llms]
     return np.array([[np.nan if p is None else p for p in pair] for pair in pairs], dtype=np.float32)
@@ -251,6 +277,23 @@ def _users(events: Events, profiles: Columns | None, links: Links | None) -> tup
         )
     at = pc.index_in(events.user_keys.cast(user_keys.type), value_set=user_keys).to_numpy()
     return user_keys, at.astype(np.int64)[events.users]
+
+
+def _check_overlap(
+    files: RouterFiles, events: Events, links: Links, key_type: pa.DataType, how: Reading
+) -> None:
+    """Refuse a graph that none of the events' users is in; tell how many are not."""
+    known = pc.is_in(events.user_keys.cast(key_type), value_set=links.user_keys.cast(key_type))
+    n_known = pc.sum(known).as_py()
+    if not n_known:
+        raise DataError(
+            f"{files.graph}: no user of the events is in the graph "
+            f"(the first is {events.user_keys[0].as_py()!r}, the graph's {links.user_keys[0].as_py()!r})"
+        )
+    if n_known < len(known):
+        how.tell(
+            f"{files.graph}: {len(known) - n_known} of {len(known)} users of the events are not in the graph"
+        )
 
 
 def _attributes(

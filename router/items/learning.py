@@ -79,6 +79,23 @@ class Network:
         return train_network(interactions, self.settings, device=self.device).item_map()
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network that has been trained, as a term of a blend.
+
+    Parameters
+    ----------
+    network
+        Trained on the same interactions.
+    """
+
+    network: ItemNetwork
+
+    def fit(self, interactions: sp.csr_array) -> ItemMap:
+        """Its map of two matrices [i, n_factors]; nothing is trained."""
+        return self.network.item_map()
+
+
 def train_network(
     interactions: sp.csr_array,
     settings: NetworkSettings | None = None,

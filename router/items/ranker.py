@@ -93,15 +93,15 @@ class ItemRanker:
         users
             Rows of the interactions, int [b].
         k
-            Recommendations per user.
+            Recommendations per user; more than there are items give all of them.
         exclude_seen
             Leave out the items of the user's interactions.
 
         Returns
         -------
-        ids : int32 [b, k]
+        ids : int32 [b, min(k, items)]
             Best first, ties by ascending id; padded with -1 where a user has fewer candidates.
-        scores : float32 [b, k]
+        scores : float32 [b, min(k, items)]
             Padded with 0; comparable within a user only.
 
         Raises
@@ -163,8 +163,9 @@ class ItemRanker:
     ) -> Recommendations:
         if k < 1:
             raise ParameterError(f"'k' must be positive (got {k})")
-        ids = np.full((n_rows, k), -1, dtype=np.int32)
-        best = np.zeros((n_rows, k), dtype=np.float32)
+        width = min(k, self.item_map.n_items)
+        ids = np.full((n_rows, width), -1, dtype=np.int32)
+        best = np.zeros((n_rows, width), dtype=np.float32)
         step = max(1, _SCORES_AT_ONCE // self.item_map.n_items)
         for start in range(0, n_rows, step):
             part = slice(start, start + step)

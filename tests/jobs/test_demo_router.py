@@ -306,3 +306,19 @@ def test_events_without_llms_or_interactions(tmp_path: Path) -> None:
         with pytest.raises(ParameterError, match="'events' and 'llms' must be given together"):
             demo.run_demo(out=tmp_path / "out", engine="local", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_few_users_have_no_curves_and_a_second_run_is_equal(tmp_path: Path) -> None:
+    sizes = MarketSizes(n_users=30, n_items=30, n_interactions=300, n_choices=90)
+    market = write_market(tmp_path / "market", 0, sizes)
+    for _ in range(2):
+        result = demo.run_demo(
+            out=tmp_path / "out",
+            interactions=market / "interactions.parquet",
+            events=market / "llm_choices.parquet",
+            llms=market / "llms.parquet",
+            engine="local",
+            echo=lambda line: None,
+        )
+        page = Path(str(result["report"])).read_text()
+        assert "Choice of model" in page

@@ -54,3 +54,14 @@ def test_training_draws_held_out_choices_where_they_were_measured() -> None:
 
 def test_parts_that_are_empty_are_left_out() -> None:
     assert list(router_sections(RouterReport(note="nothing"))) == []
+
+
+def test_curves_without_bins_are_left_out() -> None:
+    nothing = {"Fairpath, router": np.zeros(0)}
+    empty = SupportCurves("new users", (), np.zeros(0, dtype=np.int64), nothing, nothing)
+    one = {"Fairpath, router": np.array([0.5])}
+    full = SupportCurves("known users", ("4-9",), np.array([7]), one, one)
+    assert not list(router_sections(RouterReport(curves=(empty,), curves_label="gap closed")))
+    (section,) = router_sections(RouterReport(curves=(empty, full), curves_label="gap closed"))
+    assert "known users" in section
+    assert "new users" not in section

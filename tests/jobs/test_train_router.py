@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -120,6 +121,89 @@ def test_a_killed_training_goes_on(files, trained, tmp_path, monkeypatch):
     assert Bundle.open(tmp_path / "router").checksum == Bundle.open(trained).checksum
 
 
+def test_the_slower_of_two_equal_trainings_keeps_what_the_faster_wrote(files, trained, tmp_path, monkeypatch):
+    import router.saving
+
+    train_bundle = router.saving.train_bundle
+
+    def overtaken(data, out, *args, checkpoint, **how):
+        shutil.copytree(trained, out)
+        (tmp_path / f"{checkpoint.name}.1.part").touch()  # of a process that was killed
+        return train_bundle(data, out, *args, checkpoint=checkpoint, **how)
+
+    monkeypatch.setattr(router.saving, "train_bundle", overtaken)
+    result = train_router.run(files, tmp_path / "router", SMALL)
+    assert result["kept"]
+    assert result["checksum"] == Bundle.open(trained).checksum
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["router", "router.html"]
+
+
+def test_two_equal_trainings_at_once(fairpath, files, trained, tmp_path):
+    command = [sys.executable, "-m", "jobs.cli", "train-router", files.events, files.llms]
+    options = ["--out", tmp_path / "router", *OPTIONS, "--set", "router.checkpoint_every=1"]
+    runs = [
+        subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    found = [(*run.communicate(timeout=120), run.returncode) for run in runs]
+    assert [code for *_, code in found] == [0, 0], found
+    assert {json.loads(out)["checksum"] for out, *_ in found} == {Bundle.open(trained).checksum}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["router", "router.html"]
+
+
+def test_profiles_without_a_graph(fairpath, tmp_path):
+    files = write_files(tmp_path, users=True)
+    arguments = [
+        "train-router",
+        files.events,
+        files.llms,
+        "--users",
+        files.users,
+        "--out",
+        tmp_path / "router",
+    ]
+    result = fairpath(*arguments, *OPTIONS)
+    assert result.code == 0, result.err
+    scorer = Scorer.open(tmp_path / "router")
+    known = scorer.user("u40")  # has a profile, but made no choice
+    assert np.isfinite(scorer.scores(known, None, "code").preference).any()
+
+
+def test_files_that_are_no_pages_of_this_program_are_not_replaced(fairpath, files, tmp_path):
+    foreign = tmp_path / "r.html"
+    foreign.write_text("<p>mine</p>")
+    arguments = ["train-router", files.events, files.llms, "--out", tmp_path / "r", *OPTIONS]
+    for options, code, message in (
+        ([], 2, "r.html: exists and is not a page of this program"),
+        (["--report", files.llms], 2, "exists and is not a page of this program"),
+        (["--report", tmp_path], 2, "exists and is not a page of this program"),
+        (["--report", tmp_path / "r"], 2, "'--report' must be another place than '--out'"),
+        (["--report", foreign / "page.html"], 3, "cannot be written"),
+    ):
+        result = fairpath(*arguments, *options)
+        assert (result.code, result.out) == (code, ""), result.err
+        assert message in result.err
+    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+    assert foreign.read_text() == "<p>mine</p>"
+
+
+def test_an_evaluation_does_not_replace_a_table(fairpath, files, trained):
+    before = files.llms.read_bytes()
+    result = fairpath(
+        "evaluate-router", "--bundle", trained, "--events", files.events, "--report", files.llms
+    )
+    assert (result.code, result.out) == (2, "")
+    assert "exists and is not a page of this program" in result.err
+    assert files.llms.read_bytes() == before
+
+
+def test_a_page_of_this_program_is_replaced(fairpath, files, trained, tmp_path):
+    page = Path(shutil.copy(trained.with_name("router.html"), tmp_path / "router.html"))
+    before = page.stat().st_ino
+    train_router.run(files, tmp_path / "router", SMALL)
+    assert page.stat().st_ino != before
+
+
 def test_too_little_memory_of_the_gpu_is_said_and_the_cpu_taken(
     files, trained, tmp_path, monkeypatch, capsys
 ):
@@ -174,7 +258,7 @@ def test_wrong_events(fairpath, tmp_path, spoil, code, message):
     [
         (["--fingerprints", "f"], 2, "'--fingerprints' goes with --graph"),
         (["--held-out", "1.5"], 2, "held_out"),
-        (["--device", "no-such-device"], 3, "'device' must name a device"),
+        (["--device", "no-such-device"], 2, "'device' must be auto, cpu, or cuda"),
         (["--graph", "none"], 3, "no such store"),
         (["--set", "router.no=1"], 2, "router"),
     ],

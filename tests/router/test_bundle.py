@@ -105,6 +105,21 @@ def test_integer_keys_and_kinds_without_rows(tmp_path: Path) -> None:
     assert bundle.keys("user", [0]).tolist() == [30]
 
 
+def test_integer_and_text_keys_of_different_kinds(tmp_path: Path) -> None:
+    keys = {"user": np.array([30, 4, 200]), "item": ["30", "b"]}
+    rows = {"user": np.ones((3, 2), np.float32), "item": np.ones((2, 2), np.float32)}
+    bundle = write_bundle(tmp_path / "model", **content(keys=keys, embeddings=rows))
+    assert bundle.rows("user", [4, 30, 200]).tolist() == [1, 0, 2]
+    assert bundle.keys("user", [0, 2]).tolist() == [30, 200]
+    assert bundle.rows("item", ["b", "30"]).tolist() == [1, 0]
+    assert bundle.keys("item", [0]).tolist() == ["30"]
+    for key in ("30", 30.0, True):
+        with pytest.raises(UnknownNameError, match=f"unknown user {key!r}: keys of users are integers"):
+            bundle.rows("user", [key])
+    with pytest.raises(UnknownNameError, match="unknown user node '31'"):
+        bundle.rows("user", [31])
+
+
 def test_equal_content_has_equal_bytes_and_checksum(store: Path, tmp_path: Path) -> None:
     again = write_bundle(tmp_path / "again", **content())
     assert again.checksum == Bundle.open(store).checksum
@@ -228,7 +243,7 @@ def with_array(field: str, name: str, array: Any) -> dict[str, Any]:
         ),
         (with_array("weights", "query.bias", np.array([None])), "must be numbers"),
         (with_array("keys", "user", ["a"] * 6), "user has a key twice"),
-        (with_array("keys", "user", [1, 2, 3, 4, 5, 6]), "all integers or all strings"),
+        (with_array("keys", "user", np.arange(6) / 2), r"all integers or all strings \(got double\)"),
         (with_array("keys", "user", ["a", None, "c", "d", "e", "f"]), "must not be null"),
         (with_array("keys", "LLM", ["a"]), "a kind must be a lower-case name"),
         ({"parameters": {"seed": object()}}, "must be JSON values"),

@@ -60,13 +60,12 @@ def with_cell(path: Path, name: str, row: int, value: object) -> Path:
 def test_arrays_are_those_of_the_table(files):
     data, table = read(files), events_table()
     choices = data.data.choices
-    assert len(choices) == N_USERS * N_EVENTS
     users = data.user_keys.to_numpy(zero_copy_only=False)[choices.users]
-    assert users.tolist() == table["user"].to_pylist()
-    assert [LLMS[i] for i in choices.llms] == table["llm"].to_pylist()
-    assert data.query_keys[choices.queries].tolist() == table["query"].to_pylist()
+    llms = [LLMS[i] for i in choices.llms]
     tasks = [data.tasks.names[i] for i in data.data.tasks[choices.queries]]
-    assert tasks == table["task"].to_pylist()
+    found = zip(users, data.query_keys[choices.queries], llms, tasks, strict=True)
+    wanted = (table[name].to_pylist() for name in ("user", "query", "llm", "task"))
+    assert sorted(found) == sorted(zip(*wanted, strict=True))
     assert data.tasks.given
     assert data.catalogue.llms[2].input_usd_per_mtok is None
     np.testing.assert_array_equal(data.behaviour["tokens_per_s"], [90, 60, 30])
@@ -164,6 +163,16 @@ def test_offered_llms(files):
     assert found is not None
     assert found[3].all()
     assert found[0].tolist() == [name in offered[0] for name in LLMS]
+
+
+def test_an_llm_that_nobody_chose_was_not_on_offer(files):
+    table = events_table()
+    others = pa.array([LLMS[0] if llm == LLMS[2] else llm for llm in table["llm"].to_pylist()])
+    rewrite(files.events, llm=others)
+    data = read(files).data
+    assert data.choices.offered is not None
+    assert data.choices.offered.any(axis=0).tolist() == [True, True, False]
+    assert data.known_llms().tolist() == [True, True, False]
 
 
 def test_queries_without_task_are_grouped(files):
@@ -297,7 +306,138 @@ def test_the_example_market_loads_as_it_is(tmp_path):
     assert data.attributes is None
 
 
+def test_the_order_of_rows_makes_no_difference(files):
+    offered = [sorted({llm, LLMS[i % 3]}) for i, llm in enumerate(events_table()["llm"].to_pylist())]
+    rewrite(files.events, offered=pa.array(offered), reward=np.random.default_rng(1).random(len(offered)))
+    one = read(files)
+    table = pq.read_table(files.events)
+    pq.write_table(table.take(np.random.default_rng(0).permutation(table.num_rows)), files.events)
+    other = read(files)
+    for name in ("users", "queries", "llms", "offered"):
+        np.testing.assert_array_equal(getattr(one.data.choices, name), getattr(other.data.choices, name))
+    np.testing.assert_array_equal(one.expected.quality, other.expected.quality)
+
+
+SECONDS = 1_736_122_901.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2025-01-06 00:21:41",
+        "2025-01-06T00:21:41Z",
+        "2025-01-06 00:21:41+00:00",
+        "2025-01-06T09:21:41+09:00",
+        "2025-01-06 00:21:41.000000000",
+        "1736122901",
+    ],
+)
+def test_times_in_text(files, tmp_path, text):
+    path = in_csv(files, tmp_path, "timestamp", [text, "", f" {text} "])
+    np.testing.assert_array_equal(read_events(path, LLMS).timestamps, [SECONDS, np.nan, SECONDS])
+
+
+@pytest.mark.parametrize(
+    ("kind", "per_second"),
+    [
+        *((pa.timestamp(unit), n) for unit, n in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9))),
+        (pa.timestamp("ns", "Asia/Tokyo"), 10**9),
+    ],
+)
+def test_times_in_parquet(files, kind, per_second):
+    ticks = np.full(N_USERS * N_EVENTS, int(SECONDS) * per_second + (per_second > 10**6))
+    rewrite(files.events, timestamp=pa.array(ticks).cast(kind))
+    times = read_events(files.events, LLMS).timestamps
+    np.testing.assert_allclose(times, SECONDS, rtol=0, atol=1e-6)
+    rewrite(files.events, timestamp=pa.array(["2025-01-06T00:21:41Z"] * ticks.size))
+    assert (read_events(files.events, LLMS).timestamps == SECONDS).all()
+
+
+def in_csv(files: RouterFiles, folder: Path, name: str, cells: list[str]) -> Path:
+    """First events as CSV, with these cells in a column."""
+    table = events_table().slice(0, len(cells))
+    if name in table.column_names:
+        table = table.drop_columns(name)
+    pa.csv.write_csv(table.append_column(name, pa.array(cells)), folder / "events.csv")
+    return folder / "events.csv"
+
+
+def test_users_of_the_events_that_the_graph_does_not_know(tmp_path):
+    files, told = write_files(tmp_path, stores=True), []
+    with_cell(files.events, "user", 0, "stranger")
+    read(files, tell=told.append)
+    assert told == [f"{files.graph}: 1 of {N_USERS + 1} users of the events are not in the graph"]
+    rewrite(files.events, user=[f"x{i}" for i in range(N_USERS * N_EVENTS)])
+    with pytest.raises(DataError, match=r"graph: no user of the events is in the graph \(the first is 'x0'"):
+        read(files)
+
+
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        (
+            "timestamp",
+            ["2025-01-06", "yesterday"],
+            "row 2: 'timestamp' must be an ISO 8601 time, with a zone",
+        ),
+        ("timestamp", ["2025-01-06T00:00:00Z", "2025-01-06T00:00:00"], "row 2: 'timestamp' must be an ISO"),
+        ("cost_usd", ["1", "", "1_000"], "row 3: 'cost_usd' must be a finite number .got '1_000'"),
+        ("cost_usd", ["\u0661\u0662", "1"], "row 1: 'cost_usd' must be a finite number"),
+        ("cost_usd", ["1", "-1"], "row 2: 'cost_usd' must be at least 0 .got '-1'"),
+        ("reward", ["1", "-1", "-1e39"], "row 3: 'reward' must be within what float32 holds .got '-1e39'"),
+    ],
+)
+def test_a_wrong_cell_of_text_is_named(files, tmp_path, column, cells, message):
+    with pytest.raises(DataError, match=f"events.csv: {message}"):
+        read_events(in_csv(files, tmp_path, column, cells), LLMS)
+
+
+def test_too_large_integers_are_refused(files):
+    users = np.arange(N_USERS * N_EVENTS, dtype=np.uint64)
+    rewrite(files.events, user=users)
+    assert len(read_events(files.events, LLMS).user_keys) == users.size
+    users[4] = 2**63
+    rewrite(files.events, user=users)
+    with pytest.raises(DataError, match=r"row 5: 'user' must be below 2\*\*63 \(got '9223372036854775808'"):
+        read_events(files.events, LLMS)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": "fairpath-gr', "{}"])
+def test_a_damaged_manifest_of_a_store(tmp_path, text):
+    files = write_files(tmp_path, stores=True)
+    assert files.graph is not None
+    (files.graph / "manifest.json").write_text(text)
+    with pytest.raises(BundleError, match=r"manifest.json: must be a JSON object with a 'checksum'"):
+        files.checksums()
+
+
+@pytest.mark.parametrize("name", ["text", "task", "embedding"])
+def test_queries_given_twice_must_agree(files, tmp_path, name):
+    texts = sorted(set(events_table()["query"].to_pylist()))
+    columns: dict[str, list] = {
+        "id": [*texts, texts[1]],
+        "text": [*texts, texts[1]],
+        "task": ["a"] * (len(texts) + 1),
+        "embedding": [[float(i), 1.0] for i in (*range(len(texts)), 1)],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "queries.parquet")
+    assert read(replace(files, queries=tmp_path / "queries.parquet")).tasks.names == ("a",)
+    columns[name][-1] = [9.0, 9.0] if name == "embedding" else "other"
+    pq.write_table(pa.table(columns), tmp_path / "queries.parquet")
+    message = f"row {len(texts) + 1}: query '{texts[1]}' was given before with another '{name}'"
+    with pytest.raises(DataError, match=message):
+        read(replace(files, queries=tmp_path / "queries.parquet"))
+
+
+def test_negative_latency_of_an_answer(files, tmp_path):
+    query = events_table()["query"][0].as_py()
+    table = pa.table({"query": [query] * 2, "llm": ["kind"] * 2, "quality": [-1, 1], "latency_ms": [5, -5]})
+    pq.write_table(table, tmp_path / "answers.parquet")
+    with pytest.raises(DataError, match=r"answers.parquet: row 2: 'latency_ms' must be at least 0"):
+        read(replace(files, answers=tmp_path / "answers.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +475,9 @@ def test_nan_rewards_are_refused(files):
     ("offered", "message"),
     [
         (["kind", "gpt-0"], "row 1: 'offered' holds an unknown LLM 'gpt-0'"),
-        (["unused-price"], "row 1: 'offered' must"),
+        (["unused-price"], "row 1: 'offered' must hold the LLM"),
+        (["kind", None], r"row 1: 'offered' must hold names only \(got a null\)"),
+        ([{"name": "kind"}], "column 'offered' must hold lists of names"),
     ],
 )
 def test_wrong_offers_are_refused(files, offered, message):

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from router.errors import DataError, ParameterError, ResourceError
+from router.errors import DataError, ParameterError
 from router.items import ItemRanker, LowPass, item_quality, split_interactions
 from router.items.learning import Batch, Network, Progress, softmax_loss, train_network
 from router.items.network import ItemNetwork, NetworkSettings, Sparse
@@ -218,5 +218,5 @@ def test_bad_settings(change: dict[str, object], message: str) -> None:
 def test_bad_calls() -> None:
     with pytest.raises(DataError, match="at least one interaction"):
         train_network(sp.csr_array((5, 5), dtype=np.float32), SMALL)
-    with pytest.raises(ResourceError, match="'device' must name a device of this machine"):
+    with pytest.raises(ParameterError, match="'device' must be auto, cpu, or cuda"):
         train_network(visits(), SMALL, device="abacus")

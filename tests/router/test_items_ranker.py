@@ -62,6 +62,15 @@ def test_short_lists_are_padded_and_ties_go_by_id() -> None:
     np.testing.assert_array_equal(scores, np.zeros((2, 4)))
 
 
+def test_no_more_is_allocated_than_there_are_items(fitted: ItemRanker) -> None:
+    for ids, scores in (
+        fitted.recommend([3, 5], 10**12),
+        fitted.recommend_new(taste_groups()[[3, 5]], 10**12),
+    ):
+        assert ids.shape == scores.shape == (2, 60)
+        np.testing.assert_array_equal(ids, fitted.recommend([3, 5], 60)[0])
+
+
 def test_blocks_of_users_change_nothing(fitted: ItemRanker, monkeypatch: pytest.MonkeyPatch) -> None:
     users = np.arange(50)
     ids, scores = fitted.recommend(users, 10)

@@ -12,12 +12,14 @@ import torch
 
 from router.answers import fit_answers
 from router.dataset import Reading, RouterData, RouterFiles, read_router_data
-from router.errors import DataError, ResourceError
-from router.light import N_LANDMARKS, LightPairs
-from router.persona.data import ChoiceData, Choices
+from router.errors import DataError, ParameterError
+from router.items.network import NetworkSettings
+from router.joint import JointSettings
+from router.light import MIN_CHOICES, N_LANDMARKS, KnownQueries, LightPairs
+from router.persona.data import ChoiceData, Choices, Support, UserLinks
 from router.personal import PersonalRouter
 from router.saving import Fitted, train_bundle
-from router.scorer import Scorer
+from router.scorer import Scorer, User
 from router.train import Settings
 from router.validation import foreseen, split_choices, validate
 from tests.choice_files import LLMS, N_EVENTS, N_USERS, events_table, write_files
@@ -124,6 +126,56 @@ def test_light_pairs_are_those_of_the_model_with_telemetry(data):
     np.testing.assert_allclose(found, expected - expected.mean(axis=1, keepdims=True), atol=2e-4)
 
 
+def test_known_queries_were_asked_often_enough(data):
+    """Of a key that two tasks share, the query with most choices; of one choice, none."""
+    tasks = np.array([0, 1, 0, 1, 0])
+    queries = np.repeat(np.arange(5), [MIN_CHOICES, 3 * MIN_CHOICES, MIN_CHOICES - 1, 2 * MIN_CHOICES, 0])
+    few = replace(
+        data.data,
+        tasks=tasks,
+        query_embeddings=data.data.query_embeddings[:5],
+        train_queries=np.ones(5, bool),
+        choices=Choices(np.zeros_like(queries), queries, queries % 3),
+    )
+    router = PersonalRouter(SETTINGS, device="cpu")
+    router.fit(replace(few, user_features=None, links=None))
+    known = KnownQueries.of(router.model, few, ["same", "same", "once", "other", "never"])
+    assert known.positions.tolist() == [1, 3]
+    assert known.row_of.tolist() == [-1, 0, -1, 1, -1]
+    own = router.model.pairs.numpy()[[1, 3]]
+    np.testing.assert_allclose(known.pairs, own - own.mean(axis=1, keepdims=True), atol=1e-6)
+    pairs = np.zeros((3, 3, 4), np.float32)
+    known.put(pairs, np.array([3, 2, 1]))
+    np.testing.assert_array_equal(pairs, np.stack([known.pairs[1], pairs[1], known.pairs[0]]))
+    assert not pairs[1].any()
+
+
+def test_a_bundle_without_known_queries(data, tmp_path):
+    first = np.unique(data.data.choices.queries, return_index=True)[1]
+    once = replace(data, data=data.data.with_choices(data.data.choices.take(first)))
+    bundle = train_bundle(once, tmp_path / "b", SETTINGS, held_out=0.0, device="cpu")
+    assert bundle.manifest["counts"]["query"] == 0
+    scorer = Scorer(bundle)
+    found = scorer.scores(scorer.population, None, "code", query=str(data.query_keys[0]))
+    assert found.task_source == "given"
+
+
+def test_validation_is_of_what_is_served(data, tmp_path):
+    bundle = train_bundle(data, tmp_path / "b", SETTINGS, held_out=0.2, device="cpu")
+    to_train, held = split_choices(data.data.choices, 0.2, SETTINGS.seed)
+    router = PersonalRouter(SETTINGS.resolved(data.data), device="cpu", held_out=held)
+    router.fit(data.data.with_choices(to_train))
+    scorer, vectors = Scorer(bundle), router._posterior.mean.numpy()
+    spread = scorer.population.spread
+    logits = [
+        scorer.scores(User(vectors[user], spread), None, query=data.query_keys[query]).preference
+        for user, query in zip(held.users, held.queries, strict=True)
+    ]
+    found, expected = bundle.metrics["validation"], foreseen(np.stack(logits), held)
+    assert found["log_likelihood"] == pytest.approx(expected["log_likelihood"], abs=1e-5)
+    assert found["accuracy"] == expected["accuracy"]
+
+
 def test_telemetry_bundle_scores_by_the_query(files, tmp_path):
     texts = sorted(set(events_table()["query"].to_pylist()))
     rng = np.random.default_rng(0)
@@ -173,7 +225,7 @@ def test_all_choices_the_same(data, tmp_path):
 
 
 def test_no_such_device(data, tmp_path):
-    with pytest.raises(ResourceError, match="'device' must name a device of this machine"):
+    with pytest.raises(ParameterError, match="'device' must be auto, cpu, or cuda"):
         train_bundle(data, tmp_path / "b", SETTINGS, device="no-such-device")
     assert not (tmp_path / "b").exists()
 
@@ -223,3 +275,28 @@ def test_baselines_by_hand(data):
     for name, shares in {"popularity": of_all, "task": task, "user_task": own}.items():
         assert found["baselines"][name]["log_likelihood"] == pytest.approx(np.log(shares[0])), name
     assert found["log_likelihood"] == pytest.approx(np.log(1 / 3))
+
+
+def test_items_and_tastes_may_be_trained_together(data, tmp_path):
+    network = NetworkSettings(n_factors=6, n_candidates=None, n_epochs=3, batch_users=16)
+    joint = JointSettings(network, hops=1, n_features=4)
+    apart = train_bundle(data, tmp_path / "apart", SETTINGS, device="cpu")
+    together = train_bundle(data, tmp_path / "together", SETTINGS, joint=joint, device="cpu")
+    again = train_bundle(data, tmp_path / "again", SETTINGS, joint=joint, device="cpu")
+    assert together.checksum == again.checksum != apart.checksum
+    # The trained head is one more term: its vectors stand beside those of the closed forms.
+    width = together.embeddings["item.source"].shape[1]
+    assert width == apart.embeddings["item.source"].shape[1] + network.n_factors
+    # The prior reads the learned vectors, and a newcomer's as the known user's of the same items.
+    router = PersonalRouter(SETTINGS, joint=joint, device="cpu")
+    router.fit(data.data)
+    links = data.data.links
+    features = router.graph["item"].x
+    expected = router.joint.item_features()
+    scaled = (expected - expected.mean(axis=0)) / (expected.std(axis=0) + np.float32(1e-6))
+    np.testing.assert_allclose(features.numpy(), scaled, atol=1e-4)
+    support = Support(1, Choices(*(np.zeros(0, np.int64),) * 3), links=UserLinks(links.interactions[[0]]))
+    assert np.isfinite(router.scores_new_users(support, np.arange(2))).all()
+    scorer = Scorer(together)
+    items, _ = scorer.recommend([data.user_keys[0].as_py()], 3)
+    assert len(items[0]) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,23 @@ def router(data: RouterData) -> PersonalRouter:
     router = PersonalRouter(SETTINGS, device="cpu")
     router.fit(data.data)
     return router
+
+
+@pytest.fixture(scope="module", params=["choice-only", "telemetry"])
+def trained(
+    request: pytest.FixtureRequest, data: RouterData, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """A router of each track, and the scorer of its bundle."""
+    if request.param == "telemetry":
+        shape = data.data.n_queries, data.data.n_llms, 2
+        answers = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+        answers[1] = np.nan
+        data = replace(data, data=replace(data.data, features=answers), answer_features=("length", "tone"))
+    router = PersonalRouter(SETTINGS.resolved(data.data), device="cpu")
+    router.fit(data.data)
+    out = tmp_path_factory.mktemp("trained") / "b"
+    scorer = Scorer(train_bundle(data, out, SETTINGS, held_out=0.0, device="cpu"))
+    return SimpleNamespace(data=data, router=router, scorer=scorer)
 
 
 def random_model(rng: np.random.Generator, n_queries: int, n_llms: int, d: int, k: int) -> TasteModel:
@@ -144,6 +162,61 @@ def test_scores_are_those_of_the_model(scorer, router, data):
         v = pairs[:, :-1] - pairs[:, :-1].mean(axis=0)
         variances = np.einsum("md,de,me->m", v, user.spread @ user.spread.T, v)
         np.testing.assert_allclose(scores.sd, np.sqrt(variances), rtol=1e-3)
+
+
+def assert_scores_are(found: np.ndarray, expected: np.ndarray) -> None:
+    """Only differences between LLMs count."""
+    np.testing.assert_allclose(found, expected - expected.mean(), atol=1e-4)
+
+
+def test_known_queries_are_scored_as_by_the_router(trained):
+    data, router, scorer = trained.data, trained.router, trained.scorer
+    every = np.arange(data.data.n_queries)
+    of_users = router.scores(np.array([2, 7]), every)
+    for row, key in enumerate(data.query_keys):
+        for place, user in enumerate((2, 7)):
+            found = scorer.scores(scorer.user(data.user_keys[user].as_py()), None, query=key)
+            assert_scores_are(found.preference, of_users[place, row])
+        assert (found.task, found.task_source) == (scorer.tasks[data.data.tasks[row]], "query")
+
+
+def test_newcomers_of_known_queries_are_those_of_the_router(trained):
+    data, router, scorer = trained.data, trained.router, trained.scorer
+    choices = Choices(np.zeros(4, np.int64), np.array([0, 3, 5, 3]), np.array([1, 1, 0, 2]))
+    support = Support(1, choices, None, UserLinks())
+    events = [
+        Event(scorer.llms.names[llm], query=data.query_keys[query])
+        for llm, query in zip(choices.llms, choices.queries, strict=True)
+    ]
+    user = scorer.user_from_events(events)
+    np.testing.assert_allclose(user.vector, router.posterior_of(support).mean[0].numpy(), atol=1e-4)
+    expected = router.scores_new_users(support, np.arange(data.data.n_queries))[0]
+    for row, key in enumerate(data.query_keys):
+        assert_scores_are(scorer.scores(user, None, query=key).preference, expected[row])
+
+
+def test_unknown_queries_are_scored_as_without_a_key(trained):
+    data, scorer = trained.data, trained.scorer
+    user, embedding = scorer.user("u05"), data.data.query_embeddings[4] + np.float32(0.01)
+    for given in ((None,), (None, "code"), (embedding,), (embedding, "poems")):
+        known, unknown = scorer.scores(user, *given), scorer.scores(user, *given, query="never asked")
+        assert (known.task, known.task_source) == (unknown.task, unknown.task_source)
+        for name in ("preference", "base_preference", "sd", "cost_usd"):
+            np.testing.assert_array_equal(getattr(known, name), getattr(unknown, name))
+    events = [(embedding, "code"), (None, "poems")]
+    one = scorer.user_from_events([Event("kind", *about) for about in events])
+    other = scorer.user_from_events([Event("kind", *about, query="never asked") for about in events])
+    np.testing.assert_array_equal(one.vector, other.vector)
+
+
+def test_a_known_text_asked_as_another_task_is_another_query(trained):
+    data, scorer = trained.data, trained.scorer
+    key, task = data.query_keys[0], scorer.tasks[data.data.tasks[0]]
+    (other,) = set(scorer.tasks) - {task}
+    for given, source in ((task, "query"), ("no such task", "query"), (other, "given")):
+        assert scorer.scores(scorer.population, None, given, query=key).task_source == source
+    found = scorer.scores(scorer.population, None, other, query=key)
+    np.testing.assert_array_equal(found.preference, scorer.scores(scorer.population, None, other).preference)
 
 
 def support_of(data: RouterData, **ties) -> SimpleNamespace:

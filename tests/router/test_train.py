@@ -402,10 +402,25 @@ def test_bad_input(data: ChoiceData) -> None:
         Settings(warmup=2.0)
     with pytest.raises(DataError, match="'choices' must not be empty"):
         train(data.with_choices(data.choices.take(np.zeros(0, dtype=np.int64))), SHORT, device="cpu")
-    with pytest.raises(ResourceError, match="'device' must name a device of this machine"):
-        choose_device("no-such-device")
+    for name in ("no-such-device", "meta", "cuda:99"):
+        with pytest.raises(
+            ParameterError, match=rf"'device' must be auto, cpu, or cuda .* \(got '{name}'\)$"
+        ):
+            choose_device(name)
     with pytest.raises(NotFittedError):
         PersonalRouter().scores(np.arange(1), np.arange(1))
+
+
+def test_too_little_memory_of_the_cpu_is_an_error_of_resources(
+    data: ChoiceData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def advance(self: _Training) -> Progress:
+        torch.empty(1 << 60)
+        raise AssertionError
+
+    monkeypatch.setattr(_Training, "advance", advance)
+    with pytest.raises(ResourceError, match="the memory does not suffice; train with fewer factors"):
+        train(data, SHORT, device="cpu")
 
 
 def test_auto_takes_what_there_is() -> None:
