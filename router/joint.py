@@ -203,7 +203,7 @@ def train_joint(
     DataError
         There are no interactions, a row is out of range, or the evidence does not fit.
     ResourceError
-        There is no such device, or its memory does not suffice.
+        The device's memory does not suffice.
     """
     settings = settings or JointSettings()
     if rows.size and not (rows.min() >= 0 and rows.max() < interactions.shape[0]):

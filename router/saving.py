@@ -131,7 +131,7 @@ def train_bundle(
     DataError
         The checkpoint is damaged or of another training, or the training diverged.
     ResourceError
-        There is no such device, its memory does not suffice, or the disk is full.
+        The device's memory does not suffice, or the disk is full.
     """
     settings = (settings or Settings()).resolved(data.data)
     history: list[Progress] = []

@@ -377,7 +377,7 @@ class Scorer:
         -------
         items : list of list
             Keys, best first; fewer than ``k`` where there are no more.
-        scores : float32 [b, k]
+        scores : float32 [b, min(k, items)]
             Comparable within a user only.
 
         Raises

@@ -135,7 +135,7 @@ def train_network(
     DataError
         There are no interactions, a weight is negative or not finite, or ``start`` has another shape.
     ResourceError
-        There is no such device, or its memory does not suffice.
+        The device's memory does not suffice.
     """
     settings = settings or NetworkSettings()
     where = choose_device(device)
