@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from ppr import errors as ppr_errors
 from ppr.manifest import check_files, describe_files, new_store, read_manifest, write_manifest
@@ -295,7 +295,8 @@ def write_bundle(
     except (TypeError, ValueError) as error:
         raise DataError(f"'parameters', 'parents' and 'metrics' must be JSON values ({error})") from None
     with _bundle_errors(), new_store(folder) as working:
-        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, working / _WEIGHTS)
+        light = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+        (working / _WEIGHTS).write_bytes(save(light))  # its own save_file lets the owner alone read
         (working / "embeddings").mkdir()
         for name, array in embeddings.items():
             np.save(_embedding_file(working, name), np.ascontiguousarray(array))

@@ -353,6 +353,8 @@ class Scorer:
                 f"'query_embedding' must have shape {self._directions.shape[1:]}, as encoder {self.encoder} "
                 f"has it (got {embedding.shape})"
             )
+        if embedding is not None and not np.isfinite(embedding @ embedding):  # a sum is quicker than a mask
+            raise DataError("'query_embedding' must be finite")
         source: TaskSource = "given"
         row = self._task_rows.get(task, -1) if task is not None else -1
         known = self._query_rows.get(query, -1) if query is not None else -1

@@ -91,6 +91,11 @@ def test_round_trip(store: Path, verify: bool) -> None:
     assert bundle.rows("llm", ["b", "a"]).tolist() == [1, 0]
 
 
+def test_all_files_may_be_read_by_those_whom_the_umask_allows(store: Path) -> None:
+    modes = {path.stat().st_mode & 0o777 for path in store.rglob("*") if path.is_file()}
+    assert len(modes) == 1
+
+
 def test_embeddings_are_mapped_not_read(store: Path) -> None:
     base = Bundle.open(store).embeddings["user"].base
     assert isinstance(base, np.memmap)

@@ -359,6 +359,11 @@ def test_items(scorer, data):
             DataError,
             r"'query_embedding' must have shape \(256,\), as encoder hashing .* \(got \(7,\)\)",
         ),
+        (
+            lambda s: s.scores(s.population, np.full(256, np.nan, np.float32)),
+            DataError,
+            "'query_embedding' must be finite",
+        ),
         (lambda s: s.scores(s.population, None, candidates=["x"]), UnknownNameError, "'x'"),
     ],
 )
