@@ -26,10 +26,11 @@ def nothing_left_behind(tmp_path: Path) -> Iterator[None]:
     assert [path.name for path in tmp_path.iterdir() if "graph" in path.name] == []
 
 
-def refuse(tmp_path: Path, data: Any, error: type[Exception], message: str, **options: Any) -> None:
+def assert_refused(tmp_path: Path, data: Any, error: type[Exception], message: str, **options: Any) -> None:
     with pytest.raises(error, match=message) as caught:
         build_graph(EdgeInput(data, **options), tmp_path / "graph")
     assert type(caught.value) is error
+    assert not (tmp_path / "graph").exists()
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_text_files(tmp_path: Path, content: str | bytes, message: str) -> None:
     path = tmp_path / "edges.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     missing = "usual names" in message or "header" in message
-    refuse(tmp_path, path, MissingDataError if missing else DataError, message)
+    assert_refused(tmp_path, path, MissingDataError if missing else DataError, message)
 
 
 def test_first_bad_row_is_named_far_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +75,7 @@ def test_first_bad_row_is_named_far_into_a_file(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "edges.csv"
     for number, line, rule in [(1500, "1500,2,x", "'column 2' must be"), (700, "7", "must have 3 fields")]:
         path.write_text("\n".join([*lines[: number - 1], line, *lines[number:]]))
-        refuse(tmp_path, path, DataError, f"row {number}: {rule}")
+        assert_refused(tmp_path, path, DataError, f"row {number}: {rule}")
 
 
 def test_integer_keys_asked_for(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_truncated_gzip(tmp_path: Path, cut: int) -> None:
     content = gzip.compress("".join(f"{i * i % 1000003},{i}\n" for i in range(20000)).encode())
     path = tmp_path / "edges.csv.gz"
     path.write_bytes(content[:cut])
-    refuse(tmp_path, path, DataError, "edges.csv.gz: truncated or damaged gzip file")
+    assert_refused(tmp_path, path, DataError, "edges.csv.gz: truncated or damaged gzip file")
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
@@ -129,29 +130,29 @@ def test_damaged_gzip(tmp_path: Path) -> None:
     ],
 )
 def test_arrow_tables(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
-    refuse(tmp_path, pa.table(columns), DataError, message)
+    assert_refused(tmp_path, pa.table(columns), DataError, message)
 
 
 def test_row_numbers_go_on_over_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers.part, "BATCH_ROWS", 3)
     table = pa.table({"src": range(10), "dst": range(1, 11), "weight": [1.0] * 7 + [-1.0] + [1.0] * 2})
-    refuse(tmp_path, table, DataError, "row 8: 'weight'")
+    assert_refused(tmp_path, table, DataError, "row 8: 'weight'")
     pq.write_table(table, tmp_path / "edges.parquet")
-    refuse(tmp_path, tmp_path / "edges.parquet", DataError, "edges.parquet: row 8: 'weight'")
+    assert_refused(tmp_path, tmp_path / "edges.parquet", DataError, "edges.parquet: row 8: 'weight'")
 
 
 def test_strings_that_are_not_utf8(tmp_path: Path) -> None:
     wrong = pa.array([b"a", b"\xff"]).view(pa.string())
-    refuse(tmp_path, pa.table({"src": wrong, "dst": wrong}), DataError, "not valid UTF-8")
+    assert_refused(tmp_path, pa.table({"src": wrong, "dst": wrong}), DataError, "not valid UTF-8")
 
 
 def test_missing_files_and_columns(tmp_path: Path) -> None:
-    refuse(tmp_path, tmp_path / "none.csv", MissingDataError, "none.csv: no such file or folder")
+    assert_refused(tmp_path, tmp_path / "none.csv", MissingDataError, "none.csv: no such file or folder")
     (tmp_path / "void").mkdir()
     (tmp_path / "void" / "_SUCCESS").touch()
-    refuse(tmp_path, tmp_path / "void", MissingDataError, "void: no files in this folder")
+    assert_refused(tmp_path, tmp_path / "void", MissingDataError, "void: no files in this folder")
     table = pa.table({"a": [1], "b": [2]})
-    refuse(
+    assert_refused(
         tmp_path,
         table,
         MissingDataError,
@@ -159,13 +160,13 @@ def test_missing_files_and_columns(tmp_path: Path) -> None:
         src="x",
         dst="b",
     )
-    refuse(
+    assert_refused(
         tmp_path, table, MissingDataError, "column 'w' for 'weight' is missing", src="a", dst="b", weight="w"
     )
-    refuse(tmp_path, table, MissingDataError, "column 2 for 'dst' is missing", src=0, dst=2)
+    assert_refused(tmp_path, table, MissingDataError, "column 2 for 'dst' is missing", src=0, dst=2)
     path = tmp_path / "bare.csv"
     path.write_text("1,2\n")
-    refuse(tmp_path, path, MissingDataError, "there are: 2 without names", src="x", dst="y")
+    assert_refused(tmp_path, path, MissingDataError, "there are: 2 without names", src="x", dst="y")
 
 
 @pytest.mark.parametrize("cut", [0, 3, 100, -5])
@@ -177,29 +178,29 @@ def test_truncated_binary_files(tmp_path: Path, suffix: str, cut: int) -> None:
     else:
         np.savez_compressed(path, src=np.arange(1000), dst=np.arange(1000))
     path.write_bytes(path.read_bytes()[:cut])
-    refuse(tmp_path, path, DataError, f"edges.{suffix}: not a readable")
+    assert_refused(tmp_path, path, DataError, f"edges.{suffix}: not a readable")
 
 
 def test_npz_contents(tmp_path: Path) -> None:
     path = tmp_path / "edges.npz"
     np.savez(path, src=np.arange(3), dst=np.arange(4))
-    refuse(tmp_path, path, DataError, "arrays must have equal lengths")
+    assert_refused(tmp_path, path, DataError, "arrays must have equal lengths")
     np.savez(path, src=np.ones((2, 2), int), dst=np.arange(4))
-    refuse(tmp_path, path, DataError, "'src' must have one dimension")
+    assert_refused(tmp_path, path, DataError, "'src' must have one dimension")
     np.savez(path, src=np.array([{}, 1], object), dst=np.arange(2))
-    refuse(tmp_path, path, DataError, "not a readable npz file .*pickle")
+    assert_refused(tmp_path, path, DataError, "not a readable npz file .*pickle")
     sp.save_npz(path, sp.bsr_matrix(np.eye(2)))
-    refuse(tmp_path, path, DataError, "must be csr, csc or coo, this one is bsr")
+    assert_refused(tmp_path, path, DataError, "must be csr, csc or coo, this one is bsr")
     sp.save_npz(path, sp.csr_matrix(np.array([[1.0, -1.0]])))
-    refuse(tmp_path, path, DataError, "row 2: 'weight' must be positive")
+    assert_refused(tmp_path, path, DataError, "row 2: 'weight' must be positive")
     np.savez(path, a=np.arange(3))
-    refuse(tmp_path, path, MissingDataError, "name two of a")
+    assert_refused(tmp_path, path, MissingDataError, "name two of a")
 
 
 def test_batches_of_different_columns(tmp_path: Path) -> None:
     batches = [pa.table({"src": [1], "dst": [2]}), pa.table({"src": ["a"], "dst": [2]})]
-    refuse(tmp_path, batches, DataError, "input 0: all batches must have the same columns")
-    refuse(tmp_path, iter(()), DataError, "input 0: empty")
+    assert_refused(tmp_path, batches, DataError, "input 0: all batches must have the same columns")
+    assert_refused(tmp_path, iter(()), DataError, "input 0: empty")
 
 
 def test_error_of_a_generator_comes_through(tmp_path: Path) -> None:
@@ -217,7 +218,9 @@ def test_too_many_nodes_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DataError, match=r"at most 256 node kinds \(got 257\)"):
         build_graph([], tmp_path / "graph", nodes=nodes)
     monkeypatch.setattr("ppr.build.MAX_NODES", 3)
-    refuse(tmp_path, pa.table({"src": [1, 2], "dst": [3, 4]}), DataError, r"at most 3 nodes \(got 4\)")
+    assert_refused(
+        tmp_path, pa.table({"src": [1, 2], "dst": [3, 4]}), DataError, r"at most 3 nodes \(got 4\)"
+    )
 
 
 def test_file_that_changes_between_the_passes(tmp_path: Path) -> None:
@@ -236,10 +239,12 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("ppr.sorting.NpyWriter.append", full)
-    refuse(tmp_path, pa.table({"src": [1], "dst": [2]}), ResourceError, "no space left on the disk")
+    assert_refused(tmp_path, pa.table({"src": [1], "dst": [2]}), ResourceError, "no space left on the disk")
 
 
 def test_parquet_columns_of_the_same_name(tmp_path: Path) -> None:
     table = pa.table([pa.array([1]), pa.array([2]), pa.array([3])], names=["user", "item", "user"])
     pq.write_table(table, tmp_path / "e.parquet")
-    refuse(tmp_path, tmp_path / "e.parquet", DataError, r"e.parquet: .* distinct \(got 'user' twice\)")
+    assert_refused(
+        tmp_path, tmp_path / "e.parquet", DataError, r"e.parquet: .* distinct \(got 'user' twice\)"
+    )
