@@ -1,8 +1,8 @@
-"""What is believed of users, in numpy: the posterior of their vectors given choices.
+"""What is believed of users: the posterior of their vectors given choices (:mod:`router.model`).
 
-The same as :meth:`router.model.TasteModel.posterior`, for services that have no PyTorch: a mixture of
-Gaussians as prior, Laplace's approximation within each of its components. Beside the mean it gives the
-covariance, which says how sure the scores of a user are.
+A mixture of Gaussians as prior, Laplace's approximation within each of its components (Bishop, "Pattern
+Recognition and Machine Learning", section 4.4). In numpy, so that training and a service without PyTorch have
+the same. Beside the mean it gives the covariance, which says how sure the scores of a user are.
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ class Beliefs:
         Mean of the users' vectors, float32 [u, d].
     covariance
         Of their vectors, float32 [u, d, d].
+    log_evidence
+        Log-probability of the user's choices under each taste, float32 [u, k]; 0 without choices.
     """
 
     shares: Floats
     mean: Floats
     covariance: Floats
+    log_evidence: Floats
 
 
 def infer(
@@ -87,9 +90,9 @@ def infer(
         _laplace(tastes, _Events.of(part, rows.stop - rows.start, pairs), log_prior[rows])
         for part, rows in _by_users(choices, n_users)
     ]
-    n_tastes, d = tastes.centres.shape
-    empty = Beliefs(*(np.zeros((0, *shape), np.float32) for shape in ((n_tastes,), (d,), (d, d))))
-    fields = [(p.shares, p.mean, p.covariance) for p in [*parts, empty]]
+    k, d = tastes.centres.shape
+    empty = Beliefs(*(np.zeros((0, *shape), np.float32) for shape in ((k,), (d,), (d, d), (k,))))
+    fields = [(p.shares, p.mean, p.covariance, p.log_evidence) for p in [*parts, empty]]
     return Beliefs(*(np.concatenate(arrays) for arrays in zip(*fields, strict=True)))
 
 
@@ -172,13 +175,14 @@ def _laplace(tastes: Tastes, events: _Events, log_prior: Floats) -> Beliefs:
     # ½ log |Λ| - ½ log |Λ + H|: the share of the prior's volume that the choices leave.
     scaled = curvature * sds[..., None] * sds[..., None, :] + diagonal
     left = -0.5 * np.linalg.slogdet(scaled)[1]
-    shares = np.exp(_log_softmax(log_prior + log_likelihood + prior + left))
+    log_evidence = log_likelihood + prior + left
+    shares = np.exp(_log_softmax(log_prior + log_evidence))
     mean = (shares[..., None] * z).sum(axis=1)
     apart = z - mean[:, None]
     within = np.linalg.inv(_plus_diagonal(curvature, precision, diagonal))
     spread = within + apart[..., None] * apart[..., None, :]
     covariance = (shares[..., None, None] * spread).sum(axis=1)
-    return Beliefs(*(array.astype(np.float32) for array in (shares, mean, covariance)))
+    return Beliefs(*(array.astype(np.float32) for array in (shares, mean, covariance, log_evidence)))
 
 
 def _plus_diagonal(matrices: Reals, values: Reals, diagonal: Bools) -> Reals:

@@ -37,9 +37,8 @@ from torch_geometric.nn import MessagePassing, SimpleConv
 
 from router.errors import ParameterError
 from router.graph import ALIKE, CHOSE, NEAR, REACHED, TAKEN_BY, TOOK, Edges, Listeners
+from router.newcomers import ITEM_PARTS, USER_PARTS
 
-USER_PARTS = ("features", "tastes", "llms")
-ITEM_PARTS = ("features", "tastes")
 _USERS = 4096  # who get their messages at a time; bounds memory
 
 

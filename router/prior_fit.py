@@ -22,7 +22,8 @@ from torch_geometric.data import HeteroData
 
 from router.errors import ResourceError
 from router.graph import HEARD, TOOK, known_users
-from router.prior import ITEM_PARTS, USER_PARTS, PriorSettings, Sent, TastePrior, messages_to
+from router.newcomers import ITEM_PARTS, USER_PARTS
+from router.prior import PriorSettings, Sent, TastePrior, messages_to
 from router.sampling import Rows, sample
 from router.variational import Block
 

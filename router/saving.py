@@ -76,9 +76,7 @@ class Fitted:
     @property
     def tastes(self) -> Tastes:
         """The prior of all users."""
-        model = self.model
-        log_shares = model.log_shares.log_softmax(0)
-        return Tastes(log_shares.numpy(), model.centres.numpy(), model.log_sds.numpy())
+        return self.model.tastes
 
     def beliefs(self, choices: Choices, n_users: int) -> Beliefs:
         """What is believed of the known users, given choices."""

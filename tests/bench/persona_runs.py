@@ -85,7 +85,7 @@ _LLMS = "routeprofile/candidate_models.json"
 _BASELINE_CODE = ("router/persona", "router/baselines", "router/evaluate/bayes.py")
 _OURS = (
     *("answers", "graph", "kernels", "model", "optimism", "personal", "prior", "prior_fit", "sampling"),
-    *("threads", "train", "variational"),
+    *("newcomers", "posterior", "threads", "train", "variational"),
 )
 _OUR_CODE = (*_BASELINE_CODE, *(f"router/{name}.py" for name in _OURS))
 
