@@ -18,13 +18,7 @@ SHORT = replace(SMALL, n_steps=20)
 N_USERS, N_NEW, N_ITEMS, N_QUERIES = 120, 20, 24, 12
 ALL = np.arange(N_QUERIES)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def users_of_items(*, told: bool = True) -> tuple[ChoiceData, np.ndarray]:

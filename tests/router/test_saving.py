@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from router.answers import fit_answers
 from router.dataset import Reading, RouterData, RouterFiles, read_router_data
@@ -27,13 +26,7 @@ from tests.choice_files import LLMS, N_EVENTS, N_USERS, events_table, write_file
 SETTINGS = Settings(n_factors=3, n_tastes=3, n_steps=40, patience=12, seed=1)
 HASHING = Reading(encoder="hashing")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

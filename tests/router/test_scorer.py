@@ -29,13 +29,7 @@ from tests.choice_files import LLMS, write_files
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Settings(n_factors=3, n_tastes=3, n_steps=60, seed=1)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

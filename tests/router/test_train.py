@@ -30,13 +30,7 @@ from tests.oracles.persona_worlds import write_world
 SMALL = Settings(n_factors=4, n_tastes=4, n_steps=250, learning_rate=0.05)
 SHORT = replace(SMALL, n_steps=12)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
