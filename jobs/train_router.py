@@ -156,9 +156,9 @@ def _train(
     parents: dict[str, str],
     lines: bool,
 ) -> None:
+    from router.bundle_training import train_bundle
     from router.items.network import NetworkSettings
     from router.joint import JointSettings
-    from router.saving import train_bundle
     from router.train import Settings
 
     digest = hashlib.sha256(json.dumps([training, parents], sort_keys=True).encode()).hexdigest()

@@ -301,7 +301,7 @@ class Scorer:
             Names of the LLMs to score, the others get NaN; None for all.
         query
             Key of the query, its text or id as in the events of the training, or None. Where it was asked
-            often enough in training (:data:`router.light.MIN_CHOICES`), what was learned of the query itself
+            often enough in training (:data:`router.served.MIN_CHOICES`), what was learned of the query itself
             is used and no embedding is needed; unless ``task`` names another task of the bundle than it had,
             because then it is another query.
 

@@ -122,16 +122,16 @@ def test_a_killed_training_goes_on(files, trained, tmp_path, monkeypatch):
 
 
 def test_the_slower_of_two_equal_trainings_keeps_what_the_faster_wrote(files, trained, tmp_path, monkeypatch):
-    import router.saving
+    import router.bundle_training
 
-    train_bundle = router.saving.train_bundle
+    train_bundle = router.bundle_training.train_bundle
 
     def overtaken(data, out, *args, checkpoint, **how):
         shutil.copytree(trained, out)
         (tmp_path / f"{checkpoint.name}.1.part").touch()  # of a process that was killed
         return train_bundle(data, out, *args, checkpoint=checkpoint, **how)
 
-    monkeypatch.setattr(router.saving, "train_bundle", overtaken)
+    monkeypatch.setattr(router.bundle_training, "train_bundle", overtaken)
     result = train_router.run(files, tmp_path / "router", SMALL)
     assert result["kept"]
     assert result["checksum"] == Bundle.open(trained).checksum
@@ -207,10 +207,10 @@ def test_a_page_of_this_program_is_replaced(fairpath, files, trained, tmp_path):
 def test_too_little_memory_of_the_gpu_is_said_and_the_cpu_taken(
     files, trained, tmp_path, monkeypatch, capsys
 ):
-    import router.saving
+    import router.bundle_training
     import router.train
 
-    train_bundle = router.saving.train_bundle
+    train_bundle = router.bundle_training.train_bundle
 
     def on_a_small_gpu(*args, device, **how):
         if device == "cuda":
@@ -220,7 +220,7 @@ def test_too_little_memory_of_the_gpu_is_said_and_the_cpu_taken(
     choose = router.train.choose_device
     gpu = torch.device("cuda")
     monkeypatch.setattr(router.train, "choose_device", lambda name: gpu if name == "auto" else choose(name))
-    monkeypatch.setattr(router.saving, "train_bundle", on_a_small_gpu)
+    monkeypatch.setattr(router.bundle_training, "train_bundle", on_a_small_gpu)
     train_router.run(files, tmp_path / "router", SMALL.model_copy(update={"device": "auto"}))
     assert "training goes on on the CPU" in capsys.readouterr().out
     assert Bundle.open(tmp_path / "router").checksum == Bundle.open(trained).checksum

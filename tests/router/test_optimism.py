@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from router.answers import fit_answers
-from router.light import LightPairs
 from router.model import TasteModel
 from router.optimism import untried_llms, with_optimism
 from router.persona import ChoiceData, Choices
+from router.served import LightPairs
 from router.train import Settings, train
 
 NEW, N_LLMS, N_FEATURES, D = 2, 4, 2, 3

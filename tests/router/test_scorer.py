@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from router.bundle import Bundle
+from router.bundle_training import train_bundle
 from router.dataset import Reading, RouterData, read_router_data
 from router.errors import BundleError, DataError, UnknownNameError
 from router.model import TasteModel
@@ -21,7 +22,6 @@ from router.persona.data import Choices, Support, UserLinks
 from router.personal import PersonalRouter
 from router.policy import Policy
 from router.posterior import Tastes, infer
-from router.saving import train_bundle
 from router.scorer import Event, Scorer, User, packed
 from router.train import Settings
 from tests.choice_files import LLMS, write_files

@@ -10,13 +10,13 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from router.bundle_training import train_bundle
 from router.dataset import Expected, RouterData, Tasks
 from router.encoders import EncoderIdentity
 from router.persona import Track, judge_new_users, load_world, new_user_data, warm_data
 from router.persona.data import ChoiceData, Floats, Ints, Support
 from router.personal import PersonalRouter
 from router.policy import Catalogue, Llm
-from router.saving import train_bundle
 from router.scorer import Event, Scorer
 from router.train import Settings
 

@@ -22,13 +22,13 @@ from router.dataset import RouterData
 from router.items import ItemRanker, default_terms
 from router.items.learning import Trained
 from router.joint import Joint, JointSettings
-from router.light import KnownQueries, LightPairs
 from router.model import TasteModel
 from router.newcomers import NewcomerPrior
 from router.persona.data import ChoiceData, Choices, Floats
 from router.personal import PersonalRouter
 from router.posterior import Beliefs, Tastes, infer
 from router.scorer import ANSWER_ARRAYS, ITEM, QUERY, USER, packed
+from router.served import KnownQueries, LightPairs
 from router.train import Progress, Settings
 from router.validation import split_choices, validate
 

@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from router.answers import fit_answers
+from router.bundle_training import Fitted, train_bundle
 from router.dataset import Reading, RouterData, RouterFiles, read_router_data
 from router.errors import DataError, ParameterError
 from router.items.network import NetworkSettings
 from router.joint import JointSettings
-from router.light import MIN_CHOICES, N_LANDMARKS, KnownQueries, LightPairs
 from router.persona.data import ChoiceData, Choices, Support, UserLinks
 from router.personal import PersonalRouter
-from router.saving import Fitted, train_bundle
 from router.scorer import Scorer, User
+from router.served import MIN_CHOICES, N_LANDMARKS, KnownQueries, LightPairs
 from router.train import Settings
 from router.validation import foreseen, split_choices, validate
 from tests.choice_files import LLMS, N_EVENTS, N_USERS, events_table, write_files
