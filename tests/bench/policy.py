@@ -26,6 +26,7 @@ N_TASKS, N_FACTORS, N_TASTES, DIMENSION, N_USERS = 12, 12, 16, 384, 10_000
 N_FEATURES, N_LANDMARKS, N_EVENTS = 12, 256, 10
 OPENING_S = 1.0
 N_DRAWS = 100_000
+N_QUERIES = 1_000
 STRATEGIES: dict[str, Exploration] = {
     "greedy": Greedy(),
     "ε-greedy": EpsilonGreedy(),
@@ -101,6 +102,8 @@ def _scoring(track: str, folder: Path, catalogue: Catalogue, request: Request) -
     yield note(f"a known user, {track}, median", np.median(known), "µs")
     yield note(f"a new user with {N_EVENTS} choices, {track}, median", np.median(unknown) / 1e3, "ms")
     yield note(f"scores, {track}, median", np.median(_times(lambda: scorer.scores(user, embedding))), "µs")
+    asked_before = _times(lambda: scorer.scores(user, embedding, query="query 7"))
+    yield note(f"scores of a known query, {track}, median", np.median(asked_before), "µs")
     for name, exploration in STRATEGIES.items():
         policy = Policy(catalogue=catalogue, exploration=exploration)
 
@@ -153,8 +156,16 @@ def _write_random_bundle(folder: Path, catalogue: Catalogue, *, telemetry: bool)
     write_bundle(
         folder,
         weights=weights,
-        embeddings={"user": normal(N_USERS, N_FACTORS), "user.spread": packed(covariance)},
-        keys={"user": [f"user-{i}" for i in range(N_USERS)]},
+        embeddings={
+            "user": normal(N_USERS, N_FACTORS),
+            "user.spread": packed(covariance),
+            "query": normal(N_QUERIES, N_LLMS * (N_FACTORS + 1)),
+        },
+        arrays={"query_tasks": np.arange(N_QUERIES) % N_TASKS},
+        keys={
+            "user": [f"user-{i}" for i in range(N_USERS)],
+            "query": [f"query {i}" for i in range(N_QUERIES)],
+        },
         llms=catalogue,
         encoder=EncoderIdentity("external", 1, DIMENSION),
         parameters={"tasks": [f"task {i}" for i in range(N_TASKS)], "attributes": None, "n_neighbors": 0},
