@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench package clean distclean kernels
+.PHONY: help demo test check bench openapi package clean distclean kernels
 
 help:  ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench: $(INSTALLED) kernels  ## Measure everything in docs/benchmarks.md (a part
 
 bench-%: $(INSTALLED) kernels
 	@$(BIN)/python tests/bench/run.py $*
+
+openapi: $(INSTALLED)  ## Write docs/openapi.json, the document of the service
+	@$(BIN)/fairpath openapi --out docs/openapi.json
 
 package: $(INSTALLED)  ## Build the wheel, and the same as a zip for spark-submit --py-files, in dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
@@ -53,5 +56,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 		hatchling editables setuptools  # pyspark comes as source
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
-		--no-build-isolation --editable '.[server,router,dask,dev]'
+		--no-build-isolation --editable '.[server,serve,postgresql,encoder,router,dask,dev]'
 	@touch $@

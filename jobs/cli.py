@@ -23,8 +23,11 @@ from jobs.command import print_result, settings_for
 from jobs.errors import ConfigurationError, exit_code
 from jobs.fairqueue.cli import app as fairqueue
 from jobs.fairqueue.server.cli import spark_server
+from jobs.feedback_cli import feedback, keys
 from jobs.logs import log_failure, log_interrupt
+from jobs.publish_cli import publish
 from jobs.router_cli import evaluate_router, train_router
+from jobs.serve_cli import openapi, serve
 from jobs.settings_layers import redact
 
 _DEMO_SECTIONS = ("demo", "graph", "spark", "log")
@@ -37,6 +40,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(fairqueue, name="fairqueue")
+app.add_typer(keys, name="keys")
+app.add_typer(feedback, name="feedback")
 
 
 @app.command("build-graph")
@@ -326,6 +331,9 @@ def demo(
 
 app.command("train-router")(train_router)
 app.command("evaluate-router")(evaluate_router)
+app.command()(publish)
+app.command()(serve)
+app.command()(openapi)
 app.command("spark-server")(spark_server)
 
 

@@ -48,6 +48,7 @@ SHORT = FingerprintParams(max_steps=3, target_kinds=("item",), exclude_neighbors
 
 TRAIN = "train.parquet"
 TEST = "test.parquet"
+RELEASES = "releases"
 
 POPULARITY = "popularity"
 COMPOSED = "Fairpath, composed rows"
@@ -159,6 +160,8 @@ def run_demo(
         found["router"] = router.to_json()
     path = write_report(out / "report.html", report)
     echo(f"\nreport        {path}")
+    if router is not None:
+        found["release"] = _publish(out, graph, complete, echo)
     return {
         "graph": {"nodes": graph.n_nodes, "edges": graph.n_edges, "checksum": graph.checksum},
         "fingerprints": {store.path.name: store.checksum for store in (complete, short)},
@@ -204,6 +207,17 @@ def _build(out: Path, data: Data) -> Graph:
     keep_tables(out, {TRAIN: data.train, TEST: data.test}, made="graph")
     with show_progress(lines=False) as update:
         return build_graph(EdgeInput(out / TRAIN), out / "graph", progress=update)
+
+
+def _publish(out: Path, graph: Graph, complete: FingerprintStore, echo: Echo) -> str:
+    """Publish what a service needs; what was published before is kept."""
+    from jobs.demo_router import ROUTER
+    from router.releases import publish
+
+    root = out / RELEASES
+    release = publish(root, model=out / ROUTER, graph=graph.path, fingerprints=complete.path)
+    echo(f"release       {release.version}; to serve it: fairpath serve {root}")
+    return release.version
 
 
 def _fingerprints(

@@ -3,66 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from jobs.demo_choices import ChoiceParts, Picks
-from ppr.errors import UnknownNodeError
-from ppr.fingerprints import FingerprintStore
-from ppr.graph import Graph
 from router.encoders import open_encoder
 from router.errors import UnknownNameError
 from router.newcomers import Heard
 from router.persona.data import Choices, Floats, Ints
 from router.policy import Decision, Policy
 from router.scorer import Event, Scorer, Scores, User
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the graph says of users, as the router takes it: their items, and who and what is near to them.
-
-    Attributes
-    ----------
-    graph
-        The training graph.
-    fingerprints
-        Complete rows of all its nodes.
-    top_k
-        Users, and items, taken of each row.
-    """
-
-    graph: Graph
-    fingerprints: FingerprintStore
-    top_k: int
-
-    def of(self, key: str) -> dict[str, dict[Any, float]]:
-        """Weights of ``items``, ``near`` users and ``near_items``; nothing for a user not in the graph."""
-        graph = self.graph
-        try:
-            node = int(graph.ids([key], "user")[0])
-        except UnknownNodeError:
-            return {}
-        items = graph.indices[graph.indptr[node] : graph.indptr[node + 1]]
-        return {
-            "items": self._by_key(items, graph.weights(node)),
-            "near": self._nearest(node, "user"),
-            "near_items": self._nearest(node, "item"),
-        }
-
-    def _nearest(self, node: int, kind: str) -> dict[Any, float]:
-        ids, scores, _ = self.fingerprints.row(node)
-        of_kind = (self.graph.kind_ids[ids] == self.graph.kind_id(kind)) & (ids != node)
-        best = np.flatnonzero(of_kind)[: self.top_k]
-        return self._by_key(ids[best], scores[best])
-
-    def _by_key(self, ids: npt.NDArray[np.int32], weights: npt.NDArray[np.floating]) -> dict[Any, float]:
-        return dict(zip(self.graph.keys(ids).tolist(), weights.tolist(), strict=True))
+from router.surroundings import Surroundings
 
 
 class Desk:

@@ -31,7 +31,7 @@ from jobs.demo_choices import (
     split_events,
     user_quality,
 )
-from jobs.demo_desk import Desk, Surroundings
+from jobs.demo_desk import Desk
 from jobs.demo_files import keep_tables
 from jobs.demo_quality import Quality, Truth
 from jobs.report import SupportCurves
@@ -43,6 +43,7 @@ from router.dataset import RouterFiles
 from router.dataset.events import Events, read_events
 from router.dataset.llms import read_llms
 from router.persona.data import Bools, Ints
+from router.surroundings import Surroundings
 
 CHOICES = "choices.parquet"
 ROUTER = "router"

@@ -174,5 +174,29 @@ StatusHost = Annotated[str | None, Option(help="Address of the status page.")]
 StatusPort = Annotated[int | None, Option(help="Port of the status page; 0 for any free one.")]
 Policy = Annotated[Literal["uwfq", "cfq"] | None, Option(help="How users take turns.")]
 
+ReleasesPath = Annotated[
+    Path, Argument(metavar="RELEASES", help="Folder of releases, as 'publish' makes it.")
+]
+ServeHost = Annotated[str | None, Option("--host", help="Address that the service listens on.")]
+ServePort = Annotated[int | None, Option("--port", help="Port of the service; 0 for any free one.")]
+Workers = Annotated[int | None, Option("--workers", help="Processes that share the release.")]
+StoreOption = Annotated[
+    str | None,
+    Option("--store", metavar="URL", help="Feedback store: sqlite:///... or postgresql+psycopg://..."),
+]
+Auth = Annotated[
+    Literal["auto", "required", "off"] | None,
+    Option(
+        help="Whether requests need an API key; auto: unless only this machine can ask, and none is made."
+    ),
+]
+StandIn = Annotated[
+    bool | None,
+    Option("--stand-in", help="Answer chats with a note that names the model, asking nobody: to try it out."),
+]
+OpenApiOut = Annotated[
+    Path | None, Option("--out", "-o", resolve_path=True, help="File to write; default: standard output.")
+]
+
 ForGraph = Annotated[Path | None, Option("--graph", help="Graph that the fingerprints must belong to.")]
 Version = Annotated[bool, Option("--version", help="Print the version and stop.")]

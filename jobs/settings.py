@@ -29,6 +29,7 @@ from jobs.errors import ConfigurationError
 from jobs.fairqueue.errors import require_positive
 from jobs.fairqueue.tasks import ADVISORY_TASK_RUN_TIME_S
 from ppr.params import FingerprintParams
+from router.service.settings import ServeSettings
 
 ENV_PREFIX = "FAIRPATH_"
 
@@ -293,6 +294,7 @@ class Settings(BaseSettings):
     demo: DemoSettings = DemoSettings()
     fairqueue: FairQueueSettings = FairQueueSettings()
     server: ServerSettings = ServerSettings()
+    serve: ServeSettings = ServeSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

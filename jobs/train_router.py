@@ -187,6 +187,7 @@ def _train(
                 parents=parents,
                 progress=progress,
                 tell=structlog.get_logger().warning,
+                tell_items=structlog.get_logger().info if lines else None,
             )
 
         try:
@@ -217,6 +218,15 @@ def _write_report(path: Path, bundle: Bundle) -> None:
                 f"nats per held-out choice; {simple['log_likelihood']:.3f} by counts of user and task",
             ),
         ]
+    items = bundle.metrics.get("items")
+    if items is not None and items["chosen"]:
+        facts.append(
+            Fact(
+                "held-out items found",
+                f"{100 * items['recall']:.1f} %",
+                f"among {items['k']} recommended; {100 * items['alone'][0]['recall']:.1f} % by RP3beta",
+            )
+        )
     training = {name: str(value) for name, value in bundle.parameters["training"].items()}
     data = ReportData(
         title="Training of the router",

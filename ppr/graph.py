@@ -9,6 +9,7 @@ On disk, a folder with
 ``strength.npy``   float64 [n], sum of each node's out-weights as they were given
 ``kinds.npy``      uint8 [n], kind of each node
 ``nodes.parquet``  id, kind, key
+``keys.npy`` ...   the same as arrays that are mapped; see :mod:`ppr.nodes`
 ``manifest.json``  format, version, parameters, counts, files, checksum
 =================  ==============================================================================
 
@@ -37,7 +38,7 @@ from ppr.manifest import check_files, describe_files, new_store, read_manifest, 
 from ppr.nodes import NodeTable, kind_position
 
 FORMAT = "fairpath-graph"
-VERSION = 1
+VERSION = 2
 MAX_NODES = (1 << 31) - 1
 _ARRAYS = {"indptr": "<i8", "indices": "<i4", "cumulative": "<u4", "strength": "<f8", "kinds": "|u1"}
 

@@ -1,10 +1,22 @@
-"""The node table: the key and kind behind each dense id, and the way back."""
+"""The node table: the key and kind behind each dense id, and the way back.
+
+In a store's folder it is a table to be read by others, and arrays that are mapped, so that processes share
+them and a key is found within microseconds of opening the store:
+
+=================  ==========================================================================
+``nodes.parquet``  id, kind, key
+``kinds.npy``      uint8 [n], kind of each node
+``keys.npy``       int64 [n]; or uint8, the UTF-8 bytes of all keys, one after the other
+``ends.npy``       int64 [n + 1], where the bytes of each key begin and end; strings only
+``order.npy``      int32 [n], ids by kind, and by key (strings by their bytes) within a kind
+=================  ==========================================================================
+"""
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +32,7 @@ from ppr.errors import DataError, ParameterError, StoreError, UnknownNodeError
 
 MAX_KINDS = 256
 NODE_FILE = "nodes.parquet"
-# Below this many strings, binary search beats hashing every key of the kind.
+# Up to this many keys, binary search beats hashing or copying every key of the kind.
 _FEW_KEYS = 256
 
 
@@ -48,7 +60,8 @@ class NodeTable:
     keys: pa.Array
     kind_ids: npt.NDArray[np.uint8]
     kinds: tuple[str, ...]
-    _indexes: dict[int, _KindIndex] = field(default_factory=dict, repr=False, compare=False)
+    _order: npt.NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
+    _sorted: dict[int, pa.Array] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def is_integer(self) -> bool:
@@ -78,12 +91,12 @@ class NodeTable:
         """
         wanted = self._as_keys(keys)
         if kind is not None:
-            ids = self._index(kind_position(self.kinds, kind)).find(wanted)
+            ids = self._find(wanted, kind_position(self.kinds, kind))
             self._refuse_unknown(wanted, ids, f"{kind} node")
             return ids
         ids = np.full(len(wanted), -1, dtype=np.int32)
         for kind_id in range(len(self.kinds)):
-            found = self._index(kind_id).find(wanted)
+            found = self._find(wanted, kind_id)
             twice = np.flatnonzero((ids >= 0) & (found >= 0))
             if len(twice):
                 raise ParameterError(
@@ -93,6 +106,27 @@ class NodeTable:
             np.copyto(ids, found, where=found >= 0)
         self._refuse_unknown(wanted, ids, "node")
         return ids
+
+    def id_of(self, key: Any, kind: str) -> int:
+        """Dense id of one key, an integer or a string as the table has them; -1 where it is not there."""
+        kind_id = kind_position(self.kinds, kind)
+        if self.is_integer:
+            integer = isinstance(key, (int, np.integer)) and not isinstance(key, bool)
+            return self._find_one(int(key), kind_id) if integer else -1
+        return self._find_one(key.encode(errors="replace"), kind_id) if isinstance(key, str) else -1
+
+    @cached_property
+    def order(self) -> npt.NDArray[np.int32]:
+        """Ids by kind, and by key within a kind, int32 [n]."""
+        if self._order is not None:
+            return self._order
+        parts = [np.empty(0, dtype=np.int32)]
+        for kind_id in range(len(self.kinds)):
+            ids = np.flatnonzero(self.kind_ids == kind_id).astype(np.int32)
+            keys = self.keys.take(pa.array(ids))
+            ascending = pc.all(pc.less(keys[:-1], keys[1:])).as_py()
+            parts.append(ids if ascending else ids[pc.sort_indices(keys).to_numpy()])
+        return np.concatenate(parts)
 
     def update_checksum(self, digest: hashlib._Hash) -> None:
         """Feed the content of the table to a digest, independent of how it is stored."""
@@ -109,24 +143,34 @@ class NodeTable:
         digest.update("\0".join(self.kinds).encode())
 
     def write(self, folder: Path) -> None:
-        """Write ``nodes.parquet`` (id, kind, key) and ``kinds.npy`` into a store's folder."""
+        """Write the table and its arrays into a store's folder."""
         kind = pa.DictionaryArray.from_arrays(pa.array(self.kind_ids.astype(np.int32)), pa.array(self.kinds))
         ids = pa.array(np.arange(len(self.keys), dtype=np.int32))
         pq.write_table(pa.table({"id": ids, "kind": kind, "key": self.keys}), folder / NODE_FILE)
         np.save(folder / "kinds.npy", self.kind_ids)
+        np.save(folder / "order.npy", self.order)
+        if self.is_integer:
+            np.save(folder / "keys.npy", self.keys.to_numpy())
+            return
+        ends, text = _string_parts(self.keys)
+        np.save(folder / "ends.npy", ends - ends[0])
+        np.save(folder / "keys.npy", text[ends[0] : ends[-1]])
 
     @classmethod
     def read(cls, folder: Path, kind_ids: npt.NDArray[np.uint8], kinds: tuple[str, ...]) -> NodeTable:
-        """Read ``nodes.parquet`` from a store's folder."""
-        try:
-            keys = pq.ParquetFile(folder / NODE_FILE).read(columns=["key"])["key"]
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise StoreError(f"{folder / NODE_FILE}: cannot be read ({error})") from None
-        key_type = pa.int64() if pa.types.is_integer(keys.type) else pa.large_string()
-        keys = keys.cast(key_type).combine_chunks()
-        if len(keys) != len(kind_ids):
-            raise StoreError(f"{folder / NODE_FILE}: must have {len(kind_ids)} rows (got {len(keys)})")
-        return cls(keys, kind_ids, kinds)
+        """Map the arrays in a store's folder; StoreError where they are not those of such a table."""
+        n = len(kind_ids)
+        keys = _map(folder / "keys.npy", (np.dtype(np.int64), np.dtype(np.uint8)))
+        order = _map(folder / "order.npy", (np.dtype(np.int32),), n)
+        if keys.dtype == np.int64:
+            if len(keys) != n:
+                raise StoreError(f"{folder / 'keys.npy'}: must have {n} entries (got {len(keys)})")
+            return cls(pa.array(keys), kind_ids, kinds, order)
+        ends = _map(folder / "ends.npy", (np.dtype(np.int64),), n + 1)
+        if ends[0] != 0 or ends[-1] != len(keys):
+            raise StoreError(f"{folder / 'ends.npy'}: must go from 0 to {len(keys)}")
+        array = pa.LargeStringArray.from_buffers(n, pa.py_buffer(ends), pa.py_buffer(keys))
+        return cls(array, kind_ids, kinds, order)
 
     def check(self) -> None:
         """Check the rules of a table that came from outside.
@@ -168,46 +212,76 @@ class NodeTable:
         if len(missing):
             raise UnknownNodeError(f"unknown {what} {wanted[int(missing[0])].as_py()!r}")
 
-    def _index(self, kind_id: int) -> _KindIndex:
-        if kind_id not in self._indexes:
-            ids = np.flatnonzero(self.kind_ids == kind_id).astype(np.int32)
-            self._indexes[kind_id] = _KindIndex.of(self.keys.take(pa.array(ids)), ids)
-        return self._indexes[kind_id]
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Where the ids of each kind begin and end in :attr:`order`."""
+        counts = np.bincount(self.kind_ids, minlength=len(self.kinds))
+        return [0, *np.cumsum(counts).tolist()]
 
-
-@dataclass(frozen=True)
-class _KindIndex:
-    """Keys of one kind in ascending order, with their dense ids."""
-
-    keys: pa.Array
-    ids: npt.NDArray[np.int32]
-
-    @classmethod
-    def of(cls, keys: pa.Array, ids: npt.NDArray[np.int32]) -> _KindIndex:
-        if not pc.all(pc.less(keys[:-1], keys[1:])).as_py():
-            order = pc.sort_indices(keys)
-            return cls(keys.take(order), ids[order.to_numpy()])
-        return cls(keys, ids)
-
-    def find(self, wanted: pa.Array) -> npt.NDArray[np.int32]:
-        """Ids of keys, -1 for one that is not there."""
-        if not len(self.keys) or not len(wanted):
+    def _find(self, wanted: pa.Array, kind_id: int) -> npt.NDArray[np.int32]:
+        """Ids of keys of a kind, -1 for one that is not there."""
+        if len(wanted) <= _FEW_KEYS:
+            keys = wanted.to_pylist() if self.is_integer else [key.encode() for key in wanted.to_pylist()]
+            return np.array([self._find_one(key, kind_id) for key in keys], dtype=np.int32)
+        ids, keys = self.order[self._bounds[kind_id] : self._bounds[kind_id + 1]], self._sorted_keys(kind_id)
+        if not len(keys):
             return np.full(len(wanted), -1, dtype=np.int32)
-        if pa.types.is_int64(self.keys.type):
-            values = wanted.to_numpy()
-            at = np.minimum(np.searchsorted(self._integers, values), len(self.ids) - 1)
-            return np.where(self._integers[at] == values, self.ids[at], np.int32(-1))
-        if len(wanted) > _FEW_KEYS:
-            at = pc.fill_null(pc.index_in(wanted, value_set=self.keys), -1).to_numpy()
-            return np.where(at >= 0, self.ids[at], np.int32(-1))
-        return np.array([self._find_string(key) for key in wanted.to_pylist()], dtype=np.int32)
+        if self.is_integer:
+            values, there = wanted.to_numpy(), keys.to_numpy()
+            at = np.minimum(np.searchsorted(there, values), len(there) - 1)
+            return np.where(there[at] == values, ids[at], np.int32(-1))
+        at = pc.fill_null(pc.index_in(wanted, value_set=keys), -1).to_numpy()
+        return np.where(at >= 0, ids[at], np.int32(-1))
+
+    def _sorted_keys(self, kind_id: int) -> pa.Array:
+        """Keys of a kind, ascending; a copy, kept for the next time."""
+        if kind_id not in self._sorted:
+            ids = self.order[self._bounds[kind_id] : self._bounds[kind_id + 1]]
+            self._sorted[kind_id] = self.keys.take(pa.array(ids))
+        return self._sorted[kind_id]
+
+    def _find_one(self, key: int | bytes, kind_id: int) -> int:
+        order, key_of = self._search
+        first, last = self._bounds[kind_id], self._bounds[kind_id + 1]
+        at = bisect_left(order, key, first, last, key=key_of)
+        return order[at] if at < last and key_of(order[at]) == key else -1
 
     @cached_property
-    def _integers(self) -> npt.NDArray[np.int64]:
-        integers: npt.NDArray[np.int64] = self.keys.to_numpy()
-        return integers
+    def _search(self) -> tuple[Sequence[int], Callable[[int], Any]]:
+        """What a binary search goes over, without a copy: :attr:`order`, and the key of an id."""
+        order = self.order.data
+        if self.is_integer:
+            return order, self.keys.to_numpy().data.__getitem__
+        ends, text = (part.data for part in _string_parts(self.keys))
+        # The order of strings by code point is that of their UTF-8 bytes.
+        return order, lambda i: bytes(text[ends[i] : ends[i + 1]])
 
-    def _find_string(self, key: str) -> int:
-        # Python orders strings by code point, which is the order of their UTF-8 bytes.
-        at = bisect_left(range(len(self.keys)), key, key=lambda i: self.keys[i].as_py())
-        return int(self.ids[at]) if at < len(self.ids) and self.keys[at].as_py() == key else -1
+
+def _string_parts(keys: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Bounds of each string in the bytes of all, int64 [n + 1], and these bytes, without a copy."""
+    _, bounds, text = keys.buffers()
+    if bounds is None or not len(keys):
+        return np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.uint8)
+    ends = np.frombuffer(bounds, dtype=np.int64)[keys.offset : keys.offset + len(keys) + 1]
+    return ends, np.empty(0, np.uint8) if text is None else np.frombuffer(text, dtype=np.uint8)
+
+
+def _map(path: Path, dtypes: tuple[np.dtype[Any], ...], length: int | None = None) -> npt.NDArray[Any]:
+    """Memory-map a one-dimensional array and check its type and length."""
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # one without entries cannot be mapped
+        array = _load(path)
+    except (OSError, EOFError) as error:
+        raise StoreError(f"{path}: cannot be read ({error})") from None
+    if array.dtype not in dtypes or array.ndim != 1 or length not in (None, len(array)):
+        raise StoreError(f"{path}: must be {dtypes[-1]} [{length}] (got {array.dtype} {list(array.shape)})")
+    return array.view(np.ndarray)
+
+
+def _load(path: Path) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise StoreError(f"{path}: not a NumPy array ({error})") from None
+    return array

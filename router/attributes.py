@@ -11,6 +11,8 @@ import numpy as np
 from router.errors import DataError, UnknownNameError
 from router.persona.data import Floats
 
+_NOTHING = 1e-5  # of a standard deviation
+
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -45,6 +47,12 @@ class Number:
             raise DataError(f"attribute {self.name!r} must be a finite number (got {value!r})")
         into[0] = (number - self.center) / self.scale
 
+    def decode(self, features: Floats) -> float | None:
+        """Value that features were made of; the mean says nothing."""
+        return (
+            None if abs(features[0]) < _NOTHING else round(float(features[0] * self.scale + self.center), 4)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Category:
@@ -70,6 +78,10 @@ class Category:
         """Write a value's features; a word that was not there in training says nothing."""
         if str(value) in self.values:
             into[self.values.index(str(value))] = 1.0
+
+    def decode(self, features: Floats) -> str | None:
+        """Value that features were made of, or None where they say nothing."""
+        return self.values[int(features.argmax())] if features.max(initial=0.0) > 0.5 else None
 
 
 Attribute = Number | Category
@@ -111,6 +123,16 @@ class AttributeCoding:
             attribute.encode(profile.get(attribute.name), features[start : start + attribute.width])
             start += attribute.width
         return features
+
+    def decode(self, features: Floats) -> dict[str, float | str]:
+        """Values that a user's features were made of, without those of which nothing is known."""
+        values, start = {}, 0
+        for attribute in self.attributes:
+            value = attribute.decode(features[start : start + attribute.width])
+            start += attribute.width
+            if value is not None:
+                values[attribute.name] = value
+        return values
 
     def encode_columns(self, columns: Mapping[str, Sequence[Any]]) -> Floats:
         """Features of several users, float32 [u, p], from a column of values for each attribute."""

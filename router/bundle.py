@@ -7,7 +7,7 @@ On disk, a folder with
 ``embeddings/<name>.npy``   float32 or float16 [n, d], one row per user, item or LLM
 ``arrays/<name>.npy``       further arrays, of any length, such as compressed rows of a matrix
 ``nodes.parquet``           keys of users, items, queries and other kinds, in the order of their rows
-``kinds.npy``               uint8, kind of each key
+``keys.npy`` ...            the same as arrays that are mapped; see :mod:`ppr.nodes`
 ``llms.json``               the LLMs: names, descriptions, prices, context limits, capabilities
 ``manifest.json``           format, version, parameters, parents, encoder, metrics, files, checksum
 ==========================  =====================================================================
@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from router.errors import BundleError, DataError, MissingDataError, ResourceErro
 from router.policy import Catalogue, Llm
 
 FORMAT = "fairpath-router"
-VERSION = 1
+VERSION = 2
 LLM = "llm"
 _WEIGHTS = "weights.safetensors"
 _LLMS = "llms.json"
@@ -158,7 +159,7 @@ class Bundle:
 
     @cached_property
     def _nodes(self) -> NodeTable:
-        """Keys of all kinds; read at the first look-up, because it is as long as there are users."""
+        """Keys of all kinds, mapped at the first look-up."""
         with _bundle_errors():
             kinds = tuple(self.manifest["keys"]["kinds"])
             kind_ids = np.repeat(np.arange(len(kinds), dtype=np.uint8), [self._count(k) for k in kinds])
@@ -167,12 +168,20 @@ class Bundle:
     def _count(self, kind: str) -> int:
         return int(self.manifest["counts"][kind])
 
-    def _first_row(self, kind: str) -> int:
-        """Position of a kind's first key among the keys of all kinds."""
+    @cached_property
+    def _first_rows(self) -> dict[str, int]:
+        """Position of each kind's first key among the keys of all kinds."""
         kinds = self.manifest["keys"]["kinds"]
-        if kind not in kinds:
-            raise UnknownNameError(f"unknown kind {kind!r}; the bundle has keys of {', '.join(kinds)}")
-        return sum(self._count(before) for before in kinds[: kinds.index(kind)])
+        ends = accumulate((self._count(kind) for kind in kinds), initial=0)
+        return dict(zip(kinds, ends, strict=False))
+
+    def _first_row(self, kind: str) -> int:
+        try:
+            return self._first_rows[kind]
+        except KeyError:
+            raise UnknownNameError(
+                f"unknown kind {kind!r}; the bundle has keys of {', '.join(self._first_rows)}"
+            ) from None
 
     def rows(self, kind: str, keys: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
         """Rows of users, items, queries or LLMs in the embeddings of their kind, int64 [b].
@@ -191,6 +200,26 @@ class Bundle:
             return self._nodes.ids_of(keys, kind).astype(np.int64) - first
         except ppr_errors.UnknownNodeError as error:
             raise UnknownNameError(str(error)) from None
+
+    def row(self, kind: str, key: Any) -> int:
+        """Row of one user, item or query in microseconds; -1 where the key is not in the bundle.
+
+        Parameters
+        ----------
+        kind
+            Kind other than ``llm``; one without keys has no rows.
+        key
+            An integer or a string, as :meth:`has_integers` says.
+        """
+        first = self._first_rows.get(kind)
+        if first is None:
+            return -1
+        found = self._nodes.id_of(str(key) if self._as_text(kind) else key, kind)
+        return found - first if found >= 0 else -1
+
+    def has_integers(self, kind: str) -> bool:
+        """Whether the keys of a kind are integers, else they are strings."""
+        return self._nodes.is_integer or self._as_text(kind)
 
     def keys(self, kind: str, rows: ArrayLike) -> NDArray[Any]:
         """Keys of rows of a kind other than ``llm``: int64, or objects of str."""

@@ -2,7 +2,8 @@
 
 Factors are learned without the choices held out, which only say at which step the training was best: the
 figures are honest but for that. What is believed of each user then comes from all choices, because that is
-inference, not training. Equal data, settings and seed give an equal bundle.
+inference, not training. The terms that rank items are chosen on interactions held out, and fitted on all.
+Equal data, settings and seed give an equal bundle.
 """
 
 from __future__ import annotations
@@ -14,26 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
 from router.bundle import Bundle, write_bundle
 from router.dataset import RouterData
-from router.items import ItemRanker, default_terms
-from router.items.learning import Trained
+from router.items import ItemRanker, Term, TermChoice, choose_terms
+from router.items.learning import Network, Trained
 from router.joint import Joint, JointSettings
 from router.model import TasteModel
 from router.newcomers import NewcomerPrior
 from router.persona.data import ChoiceData, Choices, Floats
 from router.personal import PersonalRouter
 from router.posterior import Beliefs, Tastes, infer
-from router.scorer import ANSWER_ARRAYS, ITEM, QUERY, USER, packed
+from router.scorer import ANSWER_ARRAYS, ITEM, QUERY, USER, lists_of, packed
 from router.served import KnownQueries, LightPairs
 from router.train import Progress, Settings
 from router.validation import split_choices, validate
 
 _HISTORY_POINTS = 200
-_HEAD_WEIGHT = 1.5  # beside the closed forms, as chosen on a validation split of Gowalla's training data
+_HEAD_WEIGHT = 1.5  # beside the default terms, as chosen on a validation split of Gowalla's training data
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def train_bundle(
     parents: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
     tell: Callable[[str], None] | None = None,
+    tell_items: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Train a router and write its bundle.
 
@@ -110,7 +113,8 @@ def train_bundle(
         How to train.
     joint
         Train items and tastes together, see :class:`router.personal.PersonalRouter`; None ranks items by the
-        closed forms alone.
+        closed forms alone. The items' side is trained a second time, without the interactions held out, to
+        learn how much to trust it.
     held_out
         Share of the choices that the training is judged by; 0 for none.
     device
@@ -123,6 +127,8 @@ def train_bundle(
         Called after every step.
     tell
         Called with what the user should know of the training.
+    tell_items
+        Called with the course of the choice of the items' terms.
 
     Raises
     ------
@@ -159,19 +165,30 @@ def train_bundle(
     if len(held):
         metrics["validation"] = _validation(fitted, light, known, seen, held)
     beliefs = fitted.beliefs(data.data.choices, data.data.n_users)
-    ranker = _ranker(data.data, router.joint)
+    ranker = None
+    if (interactions := _interactions(data.data)) is not None:
+        further = () if joint is None else ((Network(joint.network, device), _HEAD_WEIGHT),)
+        choice = choose_terms(interactions, further, seed=settings.seed, tell=tell_items)
+        metrics["items"] = choice.to_json()
+        ranker = ItemRanker.fit(interactions, _served(choice, router.joint))
     return _write(
         data, out, fitted, light, known, beliefs, ranker, settings, metrics, parameters or {}, parents or {}
     )
 
 
-def _ranker(data: ChoiceData, joint: Joint | None) -> ItemRanker | None:
-    """Item ranking by closed forms and, where there is one, the trained head; None without interactions."""
+def _interactions(data: ChoiceData) -> sp.csr_array | None:
     links = data.links
     if links is None or links.interactions is None or not links.interactions.nnz:
         return None
-    terms = default_terms() if joint is None else (*default_terms(), (Trained(joint.network), _HEAD_WEIGHT))
-    return ItemRanker.fit(links.interactions, terms)
+    return links.interactions
+
+
+def _served(choice: TermChoice, joint: Joint | None) -> list[tuple[Term, float]]:
+    """Terms chosen; the head is the one that was trained with the tastes."""
+    if joint is None:
+        return list(choice.terms)
+    head = Trained(joint.network)
+    return [(head if isinstance(term, Network) else term, weight) for term, weight in choice.terms]
 
 
 def _validation(
@@ -224,7 +241,7 @@ def _write(
     if ranker is not None:
         parts = ranker.to_arrays()
         embeddings |= {name: array for name, array in parts.items() if "." in name}
-        arrays |= {name: array for name, array in parts.items() if "." not in name}
+        arrays |= {name: array for name, array in parts.items() if "." not in name} | lists_of(ranker)
     if fitted.newcomers is not None:
         more = fitted.newcomers.to_arrays()
         weights, embeddings, arrays = weights | more[0], embeddings | more[1], arrays | more[2]

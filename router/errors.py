@@ -5,17 +5,22 @@
     RouterError
     ├── ParameterError(ValueError)         the caller's fault: a value outside its rule        exit 2
     │   ├── UnknownNameError(KeyError)     a user, LLM, task or encoder that is not known here  exit 2
-    │   └── NotFittedError(RuntimeError)   scores are asked of a model that has not been fitted  exit 2
+    │   ├── NotFittedError(RuntimeError)   scores are asked of a model that has not been fitted  exit 2
+    │   └── NotInReleaseError              a release lacks the part that an answer comes from  exit 2
     ├── DataError(ValueError)              the data's fault: a missing column, NaN, wrong shape  exit 3
     │   ├── MissingDataError(FileNotFoundError)  a file, folder or column that is not there    exit 3
-    │   └── BundleError                    a bundle that is damaged, truncated or mismatched   exit 3
+    │   ├── BundleError                    a bundle that is damaged, truncated or mismatched   exit 3
+    │   └── ReleaseError                   a release that is damaged, or whose parts do not fit  exit 3
     ├── NoCandidateError(LookupError)      no LLM fulfils the constraints of a request         exit 2
     └── ResourceError(OSError)             the machine's or a peer's fault: memory, disk, GPU  exit 3
+        └── NotReadyError                  no release is open yet                              exit 3
 
 Messages name the field or the place, the rule, and the value: ``'n_factors' must be positive (got 0)``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 
 class RouterError(Exception):
@@ -37,6 +42,10 @@ class NotFittedError(ParameterError, RuntimeError):
     """Scores are asked of a model that has not been fitted."""
 
 
+class NotInReleaseError(ParameterError):
+    """A release has no items, no graph or no fingerprints, and the answer would come from them."""
+
+
 class DataError(RouterError, ValueError):
     """The data breaks a rule of its format."""
 
@@ -51,11 +60,29 @@ class BundleError(DataError):
     """A model bundle is damaged, truncated, of another version, or belongs to other parents."""
 
 
+class ReleaseError(DataError):
+    """A release is damaged, incomplete or missing, or its stores do not belong together."""
+
+
 class NoCandidateError(RouterError, LookupError):
-    """No LLM fulfils the constraints of a request."""
+    """No LLM fulfils the constraints of a request.
+
+    Attributes
+    ----------
+    left_out
+        By LLM, the reasons for which it was left out; empty where the message says all.
+    """
+
+    def __init__(self, message: str, left_out: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(message)
+        self.left_out = dict(left_out or {})
 
 
 class ResourceError(RouterError, OSError):
     """The machine or a peer cannot do it: out of memory, disk full, no GPU."""
 
     __str__ = Exception.__str__
+
+
+class NotReadyError(ResourceError):
+    """A service has no release open yet."""

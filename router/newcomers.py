@@ -36,6 +36,11 @@ class Heard:
     near: tuple[Ints, Floats] | None = None
     near_items: tuple[Ints, Floats] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing ties the newcomer to anyone."""
+        return all(tie is None for tie in (self.features, self.items, self.near, self.near_items))
+
 
 @dataclass(frozen=True, slots=True)
 class NewcomerPrior:
@@ -78,11 +83,17 @@ class NewcomerPrior:
         result: Floats = (shifted - np.log(np.exp(shifted).sum())).astype(np.float32)
         return result
 
+    def features_of(self, row: int) -> Floats:
+        """Profile features of a known user, float32 [p]."""
+        features: Floats = self.user_sent[row, : self.center.size] * self.scale + self.center
+        return features
+
     def _messages(self, heard: Heard) -> dict[str, Floats]:
         messages: dict[str, Floats] = {}
         if heard.features is not None and self.center.size:
             messages["own"] = (heard.features - self.center) / self.scale
-            self._tell(messages, "alike", self._alike(heard.features))
+            if self.n_neighbors:  # a look at all users
+                self._tell(messages, "alike", self._alike(heard.features))
         self._tell(messages, "near", heard.near)
         self._tell(messages, "taken_by", heard.items)
         self._tell(messages, "reached", heard.near_items)

@@ -19,9 +19,9 @@ from router.answers import AnswerModel
 from router.attributes import AttributeCoding
 from router.bundle import LLM, Bundle
 from router.encoders import EncoderIdentity
-from router.errors import BundleError, DataError, UnknownNameError
+from router.errors import BundleError, DataError, ParameterError, UnknownNameError
 from router.newcomers import Heard, NewcomerPrior
-from router.persona.data import Choices, Floats
+from router.persona.data import Bools, Choices, Floats, Ints
 from router.policy import Catalogue
 from router.posterior import Beliefs, Tastes, infer
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TaskSource = Literal["query", "given", "nearest", "population"]
 USER, ITEM, QUERY = "user", "item", "query"
+N_LISTED = 100
+_MOST_RANKED = 5 * 10**10  # users × items; about an hour on one core
 ANSWER_ARRAYS = ("centre", "landmarks", "by_task", "by_landmark")
 
 
@@ -146,8 +148,9 @@ class Scorer:
         self._unknown = ~weights["llm.known"]
         self._any_unknown = bool(self._unknown.any())
         self._query_pairs = self.bundle.embeddings[QUERY].reshape(-1, *self._base.shape[1:])
-        self._query_tasks: list[int] = self.bundle.arrays["query_tasks"].tolist()
+        self._query_tasks: Ints = self.bundle.arrays["query_tasks"]
         self._tastes = Tastes(*(weights[f"taste.{name}"] for name in ("log_shares", "centres", "log_sds")))
+        self._lower = np.tril_indices(self._tastes.centres.shape[1])
         self._expected = np.where(
             weights["expected.known"], weights["expected.values"], np.float32(np.nan)
         ).astype(np.float32)
@@ -172,9 +175,41 @@ class Scorer:
         return self.bundle.llms
 
     @property
+    def takes_surroundings(self) -> bool:
+        """Whether items, and users and items near by, say something of a user who is not in the bundle."""
+        return self._newcomers is not None
+
+    @property
+    def takes_attributes(self) -> bool:
+        """Whether profile attributes say something of a user who is not in the bundle."""
+        return self._newcomers is not None and self._coding is not None
+
+    @property
     def encoder(self) -> EncoderIdentity:
         """Encoder that query embeddings have to come from."""
         return self.bundle.encoder
+
+    @property
+    def tastes(self) -> Tastes:
+        """The prior of users' vectors."""
+        return self._tastes
+
+    def feature_weights(self, users: Sequence[User]) -> tuple[tuple[str, ...], Floats]:
+        """What features of answers are worth to users, over all tasks: names, and logits per SD [u, f].
+
+        There are none in the choice-only track.
+        """
+        if self._answers is None:
+            return (), np.zeros((len(users), 0), dtype=np.float32)
+        mean = self._by_feature.mean(axis=0)
+        weights: Floats = np.stack([user.vector for user in users]) @ mean[:, :-1].T + mean[:, -1]
+        return tuple(self.bundle.parameters["answer_features"]), weights
+
+    def attributes_of(self, key: Any) -> dict[str, Any]:
+        """Profile attributes of a known user, as far as the bundle has them."""
+        if self._coding is None or self._newcomers is None:
+            return {}
+        return self._coding.decode(self._newcomers.features_of(self.bundle.row(USER, key)))
 
     # Users
 
@@ -186,10 +221,12 @@ class Scorer:
         UnknownNameError
             The user is not in the bundle.
         """
-        row = int(self.bundle.rows(USER, [key])[0])
+        row = self.bundle.row(USER, key)
+        if row < 0:
+            row = int(self.bundle.rows(USER, [key])[0])  # which says what is wrong
         d = self._tastes.centres.shape[1]
         spread = np.zeros((d, d), dtype=np.float32)
-        spread[np.tril_indices(d)] = self.bundle.embeddings["user.spread"][row]
+        spread[self._lower] = self.bundle.embeddings["user.spread"][row]
         return User(np.array(self.bundle.embeddings[USER][row]), spread)
 
     def user_from_events(
@@ -243,6 +280,37 @@ class Scorer:
 
     def user_from_heard(self, events: Sequence[Event], heard: Heard) -> User:
         """:meth:`user_from_events`, with the rest from :meth:`heard`."""
+        if not events and heard.is_empty:
+            return self.population
+        pairs, choices = self._choices(events)
+        log_prior = None
+        if self._newcomers is not None:
+            log_prior = self._newcomers.log_prior(heard)[None]
+        return self._users_of(infer(self._tastes, pairs, choices, 1, log_prior))[0]
+
+    def updated_user(self, user: User, events: Sequence[Event]) -> User:
+        """What is believed of a user after further choices; nothing is trained.
+
+        The Gaussian that was believed before is the prior. With z = mean + L y it is standard normal in y, so
+        that the inference of all other users serves.
+
+        Raises
+        ------
+        UnknownNameError, DataError
+            As for :meth:`user_from_events`.
+        """
+        if not events:
+            return user
+        pairs, choices = self._choices(events)
+        v = pairs[..., :-1]
+        shifted = np.concatenate((v @ user.spread, (pairs[..., -1] + v @ user.vector)[..., None]), axis=-1)
+        d = user.vector.size
+        standard = Tastes(np.zeros(1, np.float32), np.zeros((1, d), np.float32), np.zeros((1, d), np.float32))
+        found = self._users_of(infer(standard, shifted, choices, 1))[0]
+        return User(user.vector + user.spread @ found.vector, user.spread @ found.spread)
+
+    def _choices(self, events: Sequence[Event]) -> tuple[Floats, Choices]:
+        """Factors and bias of the events' queries, [e, m, d + 1], and what was chosen."""
         pairs = np.stack(
             [self._pairs(e.query_embedding, e.task, e.query)[0] for e in events] or [self._base[-1]]
         )
@@ -253,11 +321,7 @@ class Scorer:
                 row[self.bundle.rows(LLM, event.offered)] = True
             row &= ~self._unknown
         chosen = self.bundle.rows(LLM, [event.llm for event in events])
-        choices = Choices(np.zeros_like(chosen), np.arange(len(events)), chosen, offered)
-        log_prior = None
-        if self._newcomers is not None:
-            log_prior = self._newcomers.log_prior(heard)[None]
-        return self._users_of(infer(self._tastes, pairs, choices, 1, log_prior))[0]
+        return pairs, Choices(np.zeros_like(chosen), np.arange(len(events)), chosen, offered)
 
     def _rows_and_weights(
         self, kind: str, weights: Mapping[Any, float] | None
@@ -338,12 +402,6 @@ class Scorer:
         left_out |= self._unknown
         return left_out
 
-    @cached_property
-    def _query_rows(self) -> dict[str, int]:
-        """Row of each known query; made at the first question, as it is as long as there are such queries."""
-        keys = self.bundle.keys(QUERY, np.arange(len(self._query_tasks)))
-        return {key: row for row, key in enumerate(keys.tolist())}
-
     def _pairs(
         self, embedding: Floats | None, task: str | None, query: str | None
     ) -> tuple[Floats, int, TaskSource]:
@@ -357,9 +415,9 @@ class Scorer:
             raise DataError("'query_embedding' must be finite")
         source: TaskSource = "given"
         row = self._task_rows.get(task, -1) if task is not None else -1
-        known = self._query_rows.get(query, -1) if query is not None else -1
-        if known >= 0 and row in (-1, self._query_tasks[known]):
-            return self._query_pairs[known], self._query_tasks[known], "query"
+        known = self.bundle.row(QUERY, query) if query is not None else -1
+        if known >= 0 and row in (-1, task_row := int(self._query_tasks[known])):
+            return self._query_pairs[known], task_row, "query"
         if row < 0:
             source = "population" if embedding is None else "nearest"
             row = len(self.tasks) if embedding is None else int((self._directions @ embedding).argmax())
@@ -405,15 +463,86 @@ class Scorer:
         UnknownNameError
             An item is unknown, or the bundle knows no items.
         """
+        return self.rank_items(None, items, k)
+
+    def rank_items(
+        self,
+        user: Any,
+        items: Mapping[Any, float],
+        k: int,
+        *,
+        among: Bools | None = None,
+        exclude_seen: bool = True,
+    ) -> tuple[list[Any], Floats]:
+        """Rank items for a known user, or None, by what the user has and further items.
+
+        Parameters
+        ----------
+        user
+            Key of a known user, or None.
+        items
+            Positive weights of items, beside the user's own.
+        k
+            Length of the answer.
+        among
+            Items that may be recommended, bool [i]; None for all.
+        exclude_seen
+            Leave out the items that the ranking rests on.
+
+        Returns
+        -------
+        items : list
+            Keys, best first; fewer than ``k`` where there are no more.
+        scores : float32
+            Their scores.
+
+        Raises
+        ------
+        UnknownNameError
+            The user or an item is unknown, or the bundle knows no items.
+        """
         import scipy.sparse as sp
 
-        columns = self.bundle.rows(ITEM, list(items)) if items else np.zeros(0, dtype=np.int64)
-        values = np.array(list(items.values()), dtype=np.float32)
-        own = sp.csr_array(
-            (values, (np.zeros_like(columns), columns)), shape=(1, self._ranker.item_map.n_items)
-        )
-        ids, scores = self._ranker.recommend_new(own, k)
-        return self._item_keys(ids)[0], scores[0]
+        if k < 1:
+            raise ParameterError(f"'k' must be positive (got {k})")
+        if user is not None and not items and exclude_seen:
+            listed = self.listed_items(user, k, among)
+            if listed is not None:
+                return listed
+        ranker = self._ranker
+        rows = self.bundle.rows(USER, [] if user is None else [user])
+        if rows.size and not items:
+            ids, scores = ranker.recommend(rows, k, exclude_seen=exclude_seen, among=among)
+        else:
+            columns = self.bundle.rows(ITEM, list(items)) if items else np.zeros(0, dtype=np.int64)
+            values = np.array(list(items.values()), dtype=np.float32)
+            own = sp.csr_array(
+                (values, (np.zeros_like(columns), columns)), shape=(1, ranker.item_map.n_items)
+            )
+            if rows.size:
+                own = sp.csr_array(own + ranker.interactions[rows])
+            ids, scores = ranker.recommend_new(own, k, exclude_seen=exclude_seen, among=among)
+        found = ids[0] >= 0
+        return self.bundle.keys(ITEM, ids[0][found]).tolist(), scores[0][found]
+
+    def listed_items(self, user: Any, k: int, among: Bools | None = None) -> tuple[list[Any], Floats] | None:
+        """What the bundle lists for a user, as :meth:`rank_items` gives it: a look-up of microseconds.
+
+        None where it lists nothing for the user, or not enough.
+        """
+        lists = self.bundle.arrays.get("listed_ids")
+        row = self.bundle.row(USER, user)
+        if lists is None or row < 0:
+            return None
+        ids, scores = lists[row], self.bundle.arrays["listed_scores"][row]
+        usable = ids >= 0
+        ends_here = not usable[-1] or ids.size == len(self.bundle.embeddings["item.source"])
+        if among is not None:
+            usable = usable & among[ids]
+        found = np.flatnonzero(usable)[:k]
+        if found.size < k and not ends_here:
+            return None
+        return self.bundle.keys(ITEM, ids[found]).tolist(), scores[found]
 
     @cached_property
     def _ranker(self) -> ItemRanker:
@@ -425,6 +554,18 @@ class Scorer:
 
     def _item_keys(self, ids: NDArray[np.int32]) -> list[list[Any]]:
         return [self.bundle.keys(ITEM, row[row >= 0]).tolist() for row in ids]
+
+
+def lists_of(ranker: ItemRanker) -> dict[str, NDArray[Any]]:
+    """Arrays of a bundle with the first items for each user, so that a service need not rank them again.
+
+    ``listed_ids`` int32 [u, n] and ``listed_scores`` float32 [u, n], as :meth:`ItemRanker.recommend` gives
+    them; none where users × items are so many that this would take longer than all the rest.
+    """
+    if ranker.n_users * ranker.item_map.n_items > _MOST_RANKED:
+        return {}
+    ids, scores = ranker.recommend(np.arange(ranker.n_users), N_LISTED)
+    return {"listed_ids": ids, "listed_scores": scores}
 
 
 def _no_choices() -> Choices:

@@ -8,8 +8,10 @@ from router.items.choosing import Quality, item_quality, search_coordinates, spl
 from router.items.linear import ItemMap, blend
 from router.items.ranker import ItemRanker, default_terms
 from router.items.terms import Cooccurrence, LowPass, NeighborRidge, Term, check_interactions
+from router.items.tuning import RP3BETA, TermChoice, choose_terms
 
 __all__ = [
+    "RP3BETA",
     "Cooccurrence",
     "ItemMap",
     "ItemRanker",
@@ -17,8 +19,10 @@ __all__ = [
     "NeighborRidge",
     "Quality",
     "Term",
+    "TermChoice",
     "blend",
     "check_interactions",
+    "choose_terms",
     "default_terms",
     "item_quality",
     "search_coordinates",

@@ -15,6 +15,7 @@ from router.items.linear import Floats, ItemMap, blend
 from router.items.terms import Cooccurrence, LowPass, NeighborRidge, Term, check_interactions, degrees
 
 Recommendations = tuple[NDArray[np.int32], Floats]
+Bools = NDArray[np.bool_]
 _SCORES_AT_ONCE = 1 << 24
 _CSR = ("indptr", "indices", "data")
 
@@ -85,7 +86,9 @@ class ItemRanker:
         """Number of known users."""
         return int(self.interactions.shape[0])
 
-    def recommend(self, users: ArrayLike, k: int, *, exclude_seen: bool = True) -> Recommendations:
+    def recommend(
+        self, users: ArrayLike, k: int, *, exclude_seen: bool = True, among: Bools | None = None
+    ) -> Recommendations:
         """Recommend items to known users.
 
         Parameters
@@ -96,6 +99,8 @@ class ItemRanker:
             Recommendations per user; more than there are items give all of them.
         exclude_seen
             Leave out the items of the user's interactions.
+        among
+            Items that may be recommended, bool [i]; None for all.
 
         Returns
         -------
@@ -119,10 +124,15 @@ class ItemRanker:
         def block(part: slice) -> tuple[sp.csr_array, Floats]:
             return self.interactions[rows[part]], self.user_vectors[rows[part]]
 
-        return self._ranked(block, rows.size, k, exclude_seen)
+        return self._ranked(block, rows.size, k, exclude_seen, among)
 
     def recommend_new(
-        self, interactions: sp.csr_array, k: int, *, exclude_seen: bool = True
+        self,
+        interactions: sp.csr_array,
+        k: int,
+        *,
+        exclude_seen: bool = True,
+        among: Bools | None = None,
     ) -> Recommendations:
         """Recommend items to new users, without learning anew.
 
@@ -130,7 +140,7 @@ class ItemRanker:
         ----------
         interactions
             Their interactions, [b, i].
-        k, exclude_seen
+        k, exclude_seen, among
             As for :meth:`recommend`.
 
         Returns
@@ -152,7 +162,9 @@ class ItemRanker:
         checked = sp.csr_array(interactions, dtype=np.float32)
         checked = check_interactions(checked) if checked.nnz else checked
         vectors = np.asarray(checked @ self.item_map.source, dtype=np.float32)
-        return self._ranked(lambda part: (checked[part], vectors[part]), checked.shape[0], k, exclude_seen)
+        return self._ranked(
+            lambda part: (checked[part], vectors[part]), checked.shape[0], k, exclude_seen, among
+        )
 
     def _ranked(
         self,
@@ -160,6 +172,7 @@ class ItemRanker:
         n_rows: int,
         k: int,
         exclude_seen: bool,
+        among: Bools | None,
     ) -> Recommendations:
         if k < 1:
             raise ParameterError(f"'k' must be positive (got {k})")
@@ -174,6 +187,8 @@ class ItemRanker:
             scores[np.diff(own.indptr) == 0] = self._popularity
             if exclude_seen:
                 scores[np.repeat(np.arange(own.shape[0]), np.diff(own.indptr)), own.indices] = -np.inf
+            if among is not None:
+                scores[:, ~among] = -np.inf
             rank_rows(scores, ids[part], best[part])
         return ids, best
 

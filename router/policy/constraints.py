@@ -35,6 +35,10 @@ class Request:
     user_budget_usd
         What the user has left to spend, or None for no limit. Once it is overdrawn, only LLMs that cost
         nothing remain.
+    key_budget_usd
+        The same for the API key of the request.
+    max_latency_ms
+        Longest that an answer may take, or None for no limit. With one, LLMs of unknown latency are left out.
 
     Raises
     ------
@@ -49,6 +53,8 @@ class Request:
     excluded: frozenset[str] = frozenset()
     budget_usd: float | None = None
     user_budget_usd: float | None = None
+    key_budget_usd: float | None = None
+    max_latency_ms: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "answer_tokens"):
@@ -60,10 +66,12 @@ class Request:
                 raise ParameterError(f"{name!r} must be a set of names (got {value!r})")
             if value is not None:
                 object.__setattr__(self, name, frozenset(value))
-        if self.budget_usd is not None and not self.budget_usd >= 0:
-            raise ParameterError(f"'budget_usd' must not be negative (got {self.budget_usd})")
-        if self.user_budget_usd is not None and math.isnan(self.user_budget_usd):
-            raise ParameterError(f"'user_budget_usd' must be a number (got {self.user_budget_usd})")
+        for name in ("budget_usd", "max_latency_ms"):
+            if (limit := getattr(self, name)) is not None and not limit >= 0:
+                raise ParameterError(f"{name!r} must not be negative (got {limit})")
+        for name in ("user_budget_usd", "key_budget_usd"):
+            if (left := getattr(self, name)) is not None and math.isnan(left):
+                raise ParameterError(f"{name!r} must be a number (got {left})")
 
 
 class Exclusion(NamedTuple):
@@ -86,6 +94,7 @@ def find_exclusions(
     request: Request,
     scores: NDArray[np.float64],
     cost_usd: NDArray[np.float64],
+    latency_ms: NDArray[np.float64] | None = None,
     *,
     needs_price: bool,
 ) -> list[Exclusion]:
@@ -101,6 +110,8 @@ def find_exclusions(
         float64 [m]; an LLM whose score is not finite cannot be ranked.
     cost_usd
         Expected cost of the request with each LLM, NaN where unknown, float64 [m].
+    latency_ms
+        Expected latency of each LLM in milliseconds, NaN where unknown, float64 [m]; None: of none.
     needs_price
         Whether an LLM of unknown cost is left out even without a budget.
 
@@ -119,6 +130,7 @@ def find_exclusions(
         *_named(catalogue, request),
         *_abilities(catalogue, request),
         *_costs(request, cost_usd, needs_price),
+        *_latency(request.max_latency_ms, latency_ms, len(catalogue)),
     ]
 
 
@@ -137,7 +149,11 @@ def _abilities(catalogue: Catalogue, request: Request) -> Iterator[Exclusion]:
 
 
 def _costs(request: Request, cost_usd: NDArray[np.float64], needs_price: bool) -> Iterator[Exclusion]:
-    budgets = [("request", request.budget_usd), ("user", request.user_budget_usd)]
+    budgets = [
+        ("request", request.budget_usd),
+        ("user", request.user_budget_usd),
+        ("key", request.key_budget_usd),
+    ]
     for whose, budget in budgets:
         if budget is not None:
             yield _over_budget(whose, max(budget, 0.0), cost_usd)
@@ -150,3 +166,17 @@ def _over_budget(whose: str, budget: float, cost_usd: NDArray[np.float64]) -> Ex
         return f"costs {cost_usd[i]:.3g} USD (the {whose}'s budget is {budget:.3g} USD)"
 
     return Exclusion(cost_usd > budget, why)
+
+
+def _latency(
+    limit_ms: float | None, latency_ms: NDArray[np.float64] | None, n_llms: int
+) -> Iterator[Exclusion]:
+    if limit_ms is None:
+        return
+    expected_ms = np.full(n_llms, np.nan) if latency_ms is None else latency_ms
+
+    def why(i: int) -> str:
+        return f"takes {expected_ms[i]:.3g} ms (the limit is {limit_ms:.3g} ms)"
+
+    yield Exclusion(expected_ms > limit_ms, why)
+    yield Exclusion(np.isnan(expected_ms), lambda i: "has no known latency")

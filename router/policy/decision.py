@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ _NO_DEMANDS = Request()
 _GREEDY = Greedy()
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Decision:
     """Which LLM answers a request, with everything that led to it.
 
@@ -47,6 +48,8 @@ class Decision:
         The constraints that applied.
     choice_logits
         Whether scores are logits of the user's choice.
+    kept
+        Whether the incumbent stayed because no other LLM is clearly better.
     """
 
     catalogue: Catalogue
@@ -60,6 +63,7 @@ class Decision:
     cost_usd: NDArray[np.float64]
     exclusions: list[Exclusion]
     choice_logits: bool
+    kept: bool = False
 
     def __repr__(self) -> str:
         return f"<Decision for {self.llm} of {len(self.ranking)} candidates>"
@@ -81,10 +85,10 @@ class Decision:
 
     @property
     def explored(self) -> bool:
-        """Whether the LLM is not the best by value."""
-        return bool(self.chosen != self.ranking[0])
+        """Whether the LLM was drawn although it is not the best by value."""
+        return bool(self.chosen != self.ranking[0]) and not self.kept
 
-    @property
+    @cached_property
     def chances(self) -> NDArray[np.float64]:
         """Probabilities with which the user would choose from the candidates, were scores logits of that.
 
@@ -131,23 +135,28 @@ class Decision:
             )
         if n == 1:
             return f"{name} is the only candidate"
+        if self.kept and self.chosen != best:
+            return (
+                f"{name} stays ({self._said(self.chosen)}); the best of {n} candidates, "
+                f"{self.catalogue.names[best]} ({self._said(best)}), is not clearly better"
+            )
         if self.scores[self.chosen] < self.scores[self.ranking].max():
             cost = f"{self.cost_usd[self.chosen]:.3g} USD"
             return f"{name} is the best of {n} candidates for its price ({self._said(self.chosen)}, {cost})"
         runner_up = int(self.ranking[1])
         what = "is the likeliest choice" if self.choice_logits else "has the best score"
         return (
-            f"{name} {what} of {n} candidates ({self._number(self.scores, best)}; "
-            f"{self.catalogue.names[runner_up]} {self._number(self.scores, runner_up)})"
+            f"{name} {what} of {n} candidates ({self._number(best)}; "
+            f"{self.catalogue.names[runner_up]} {self._number(runner_up)})"
         )
 
     def _said(self, i: int) -> str:
         """Score of an LLM, and what it is."""
-        number = self._number(self.scores, i)
+        number = self._number(i)
         return number if self.choice_logits else f"score {number}"
 
-    def _number(self, scores: NDArray[np.float64], i: int) -> str:
-        return f"{100 * self._chances(scores)[i]:.0f} %" if self.choice_logits else f"{scores[i]:.2f}"
+    def _number(self, i: int) -> str:
+        return f"{100 * self.chances[i]:.0f} %" if self.choice_logits else f"{self.scores[i]:.2f}"
 
     def _personal_share(self) -> str:
         """What knowledge of the user did to the score, and to the order."""
@@ -156,7 +165,9 @@ class Decision:
         moved = self.scores[self.ranking] - self.base_scores[self.ranking]
         if not np.isfinite(moved).all() or not moved.any():
             return ""
-        text = f"; for an unknown user {self._number(self.base_scores, self.chosen)}"
+        base = self._chances(self.base_scores) if self.choice_logits else self.base_scores
+        number = f"{100 * base[self.chosen]:.0f} %" if self.choice_logits else f"{base[self.chosen]:.2f}"
+        text = f"; for an unknown user {number}"
         without = self.values[self.ranking] - moved
         leader = int(self.ranking[np.argmax(without)])
         if leader != self.chosen:
@@ -225,7 +236,10 @@ class Policy:
         cost_usd: ArrayLike | None = None,
         score_sds: ArrayLike | None = None,
         base_scores: ArrayLike | None = None,
+        latency_ms: ArrayLike | None = None,
         choice_logits: bool = False,
+        incumbent: str | None = None,
+        incumbent_margin: float = 0.0,
         rng: np.random.Generator | None = None,
     ) -> Decision:
         """Choose an LLM for one request.
@@ -243,9 +257,16 @@ class Policy:
             Standard deviations of the scores, [m]; Thompson sampling needs them.
         base_scores
             Scores for a user of whom nothing is known, [m]; only the reason uses them.
+        latency_ms
+            Expected latency of each LLM in milliseconds, NaN where unknown, [m]; only a limit asks for it.
         choice_logits
             Whether scores are logits of the user's choice, as :class:`router.scorer.Scorer` predicts them:
             the reason then speaks of probabilities.
+        incumbent
+            LLM that answered this conversation so far, or None. It stays, without a draw, as long as it
+            fulfils the constraints and no value is larger than its own by more than ``incumbent_margin``.
+        incumbent_margin
+            See there.
         rng
             Source of the draw; needed unless the policy is greedy.
 
@@ -259,7 +280,7 @@ class Policy:
         NoCandidateError
             No LLM fulfils the constraints; the message has each one's reasons.
         UnknownNameError
-            The request names an LLM that is not in the catalogue.
+            The request names an LLM that is not in the catalogue; an incumbent may be unknown.
         ParameterError
             An array has another shape, or ``rng`` or ``score_sds`` is needed and missing.
         """
@@ -268,15 +289,21 @@ class Policy:
         if cost_usd is None:
             cost_usd = self.catalogue.cost_usd(request.prompt_tokens, request.answer_tokens)
         cost_usd = per_llm("cost_usd", cost_usd, n_llms)
+        if latency_ms is not None:
+            latency_ms = per_llm("latency_ms", latency_ms, n_llms)
         exclusions = find_exclusions(
-            self.catalogue, request, scores, cost_usd, needs_price=self.cost_weight > 0
+            self.catalogue, request, scores, cost_usd, latency_ms, needs_price=self.cost_weight > 0
         )
         values = scores - self.cost_weight * cost_usd if self.cost_weight else scores
         ranking = self._rank(values, cost_usd, exclusions)
-        sds = None if score_sds is None else per_llm("score_sds", score_sds, n_llms)[ranking]
+        chosen = self._incumbent(incumbent, incumbent_margin, values, ranking)
         propensities = np.zeros(n_llms)
-        propensities[ranking] = ranked = self.exploration.propensities(values[ranking], sds)
-        chosen = int(ranking[self._draw(ranked, rng)])
+        if kept := chosen is not None:
+            propensities[chosen] = 1.0
+        else:
+            sds = None if score_sds is None else per_llm("score_sds", score_sds, n_llms)[ranking]
+            propensities[ranking] = ranked = self.exploration.propensities(values[ranking], sds)
+            chosen = int(ranking[self._draw(ranked, rng)])
         return Decision(
             catalogue=self.catalogue,
             ranking=ranking,
@@ -289,7 +316,18 @@ class Policy:
             cost_usd=cost_usd,
             exclusions=exclusions,
             choice_logits=choice_logits,
+            kept=kept,
         )
+
+    def _incumbent(
+        self, name: str | None, margin: float, values: NDArray[np.float64], ranking: NDArray[np.int64]
+    ) -> int | None:
+        """Position of the incumbent if it stays, else None."""
+        if name is None or name not in self.catalogue.names:
+            return None
+        position = self.catalogue.position(name)
+        stays = position in ranking and values[ranking[0]] - values[position] <= margin
+        return position if stays else None
 
     def _rank(
         self, values: NDArray[np.float64], cost_usd: NDArray[np.float64], exclusions: list[Exclusion]
@@ -302,7 +340,7 @@ class Policy:
         if not len(candidates):
             reasons = _left_out(self.catalogue, exclusions)
             listed = "; ".join(f"{name} {', '.join(why)}" for name, why in reasons.items())
-            raise NoCandidateError(f"no LLM fulfils the request's constraints: {listed}")
+            raise NoCandidateError(f"no LLM fulfils the request's constraints: {listed}", reasons)
         order = np.lexsort((cost_usd[candidates], -values[candidates]))  # NaN sorts last
         return candidates[order]
 
@@ -321,8 +359,8 @@ def _why(exclusions: list[Exclusion], i: int) -> str:
 
 
 def _left_out(catalogue: Catalogue, exclusions: list[Exclusion]) -> dict[str, list[str]]:
-    reasons = {
-        name: [exclusion.why(i) for exclusion in exclusions if exclusion.excluded[i]]
-        for i, name in enumerate(catalogue.names)
-    }
-    return {name: why for name, why in reasons.items() if why}
+    reasons: dict[int, list[str]] = {}
+    for exclusion in exclusions:
+        for i in np.flatnonzero(exclusion.excluded).tolist():
+            reasons.setdefault(i, []).append(exclusion.why(i))
+    return {catalogue.names[i]: reasons[i] for i in sorted(reasons)}

@@ -14,7 +14,6 @@ import pytest
 from jobs import demo
 from jobs.demo_choices import ChoiceParts, foreseen, gap_closed, user_quality
 from jobs.demo_data import MarketSizes, make_market, write_market
-from jobs.demo_desk import Surroundings
 from jobs.demo_router import CHOICES, FORESEEN, GAP, OURS, PLANTED, RouterRun, run_router
 from jobs.demo_router_report import (
     READABLE,
@@ -35,6 +34,7 @@ from ppr.inputs import EdgeInput
 from ppr.local import compute_fingerprints
 from ppr.params import FingerprintParams
 from router.policy import Catalogue, Llm, Policy
+from router.surroundings import Surroundings
 
 SIZES = MarketSizes(n_users=150, n_items=80, n_interactions=1500, n_choices=1800)
 Router = Callable[..., RouterRun]

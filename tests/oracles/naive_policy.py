@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from router.policy import Llm, Request
 
 
-def fulfils(llm: Llm, request: Request, score: float, cost: float, *, needs_price: bool) -> bool:
+def fulfils(
+    llm: Llm, request: Request, score: float, cost: float, latency: float = math.nan, *, needs_price: bool
+) -> bool:
     if not math.isfinite(score):
         return False
     if request.allowed is not None and llm.name not in request.allowed:
@@ -23,9 +25,11 @@ def fulfils(llm: Llm, request: Request, score: float, cost: float, *, needs_pric
     limit = math.inf if llm.context_tokens is None else llm.context_tokens
     if request.prompt_tokens + request.answer_tokens > limit:
         return False
-    for budget in (request.budget_usd, request.user_budget_usd):
+    for budget in (request.budget_usd, request.user_budget_usd, request.key_budget_usd):
         if budget is not None and (math.isnan(cost) or cost > max(budget, 0)):
             return False
+    if request.max_latency_ms is not None and not latency <= request.max_latency_ms:
+        return False
     return not (needs_price and math.isnan(cost))
 
 
@@ -39,13 +43,18 @@ def cost_of(llm: Llm, request: Request) -> float:
 
 
 def naive_ranking(
-    llms: Sequence[Llm], scores: Sequence[float], request: Request, cost_weight: float
+    llms: Sequence[Llm],
+    scores: Sequence[float],
+    request: Request,
+    cost_weight: float,
+    latencies: Sequence[float] | None = None,
 ) -> list[int]:
     """Positions of the candidates, best first; empty where nobody fulfils the request."""
     entries = []
-    for position, (llm, score) in enumerate(zip(llms, scores, strict=True)):
+    latencies = [math.nan] * len(llms) if latencies is None else latencies
+    for position, (llm, score, latency) in enumerate(zip(llms, scores, latencies, strict=True)):
         cost = cost_of(llm, request)
-        if fulfils(llm, request, score, cost, needs_price=cost_weight > 0):
+        if fulfils(llm, request, score, cost, latency, needs_price=cost_weight > 0):
             value = score - cost_weight * cost if cost_weight else score
             entries.append((-value, math.inf if math.isnan(cost) else cost, position))
     return [position for _, _, position in sorted(entries)]

@@ -177,7 +177,8 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "graph"
 
 
-FILES = ["indptr.npy", "indices.npy", "cumulative.npy", "strength.npy", "kinds.npy", "nodes.parquet"]
+ARRAYS = ["indptr", "indices", "cumulative", "strength", "kinds", "keys", "ends", "order"]
+FILES = [*(f"{name}.npy" for name in ARRAYS), "nodes.parquet"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -207,7 +208,7 @@ def edit_manifest(store: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, r"'version' must be 1 \(got 2\)"),
+        ({"version": 3}, r"'version' must be 2 \(got 3\)"),
         ({"format": "fairpath-fingerprints"}, "'format' must be 'fairpath-graph'"),
         ({"checksum": "0" * 64}, "content does not match the manifest's checksum"),
         ({"directed": False}, "content does not match the manifest's checksum"),

@@ -26,6 +26,9 @@ FILES = [
     "arrays/rows_indptr.npy",
     "nodes.parquet",
     "kinds.npy",
+    "keys.npy",
+    "ends.npy",
+    "order.npy",
     "llms.json",
 ]
 
@@ -167,7 +170,8 @@ def test_damaged_files_are_refused(store: Path, name: str) -> None:
         ("embeddings/user.npy", b"\x00", "not a readable array"),
         ("llms.json", b"[1, 2]", "not a catalogue of LLMs"),
         ("llms.json", b"[]", "at least one LLM"),
-        ("nodes.parquet", b"PAR1", "nodes.parquet: cannot be read"),
+        ("order.npy", b"PAR1", "order.npy: not a NumPy array"),
+        ("ends.npy", b"PAR1", "ends.npy: not a NumPy array"),
     ],
 )
 def test_files_of_another_form_are_refused(store: Path, name: str, damage: bytes, message: str) -> None:
@@ -180,7 +184,7 @@ def test_files_of_another_form_are_refused(store: Path, name: str, damage: bytes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, r"'version' must be 1 \(got 2\)"),
+        ({"version": 3}, r"'version' must be 2 \(got 3\)"),
         ({"format": "fairpath-graph"}, "'format' must be 'fairpath-router'"),
         ({"checksum": "0" * 64}, "does not match its checksum"),
         ({"parameters": {"seed": 4}}, "does not match its checksum"),

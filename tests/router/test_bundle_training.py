@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.sparse as sp
 
 from router.answers import fit_answers
 from router.bundle_training import Fitted, train_bundle
 from router.dataset import Reading, RouterData, RouterFiles, read_router_data
 from router.errors import DataError, ParameterError
+from router.items import ItemRanker, default_terms, tuning
 from router.items.network import NetworkSettings
 from router.joint import JointSettings
 from router.persona.data import ChoiceData, Choices, Support, UserLinks
@@ -293,3 +295,40 @@ def test_items_and_tastes_may_be_trained_together(data, tmp_path):
     scorer = Scorer(together)
     items, _ = scorer.recommend([data.user_keys[0].as_py()], 3)
     assert len(items[0]) > 0
+
+
+def test_terms_that_rank_items_are_chosen(data, tmp_path, monkeypatch):
+    settings, users = replace(SETTINGS, n_steps=14), np.arange(data.data.n_users)
+    rng = np.random.default_rng(0)
+    liked = (users[:, None] + np.arange(12)) % 2 == 0
+    visits = sp.csr_array((rng.random(liked.shape) < np.where(liked, 0.95, 0.1)).astype(np.float32))
+    links = replace(data.data.links, interactions=visits)
+    some = replace(data, data=replace(data.data, links=links))
+
+    def recommended(bundle):
+        found, _ = Scorer(bundle).recommend(data.user_keys.to_pylist(), 4)
+        return found
+
+    def expected(terms):
+        ids, _ = ItemRanker.fit(visits, terms).recommend(users, 4)
+        return [[data.item_keys[item].as_py() for item in row if item >= 0] for row in ids]
+
+    lines = []
+    default = train_bundle(some, tmp_path / "a", settings, device="cpu", tell_items=lines.append)
+    assert default.metrics["items"]["chosen"] is False
+    assert [one["term"] for one in default.metrics["items"]["terms"]] == [
+        type(term).__name__ for term, _ in default_terms()
+    ]
+    assert "default terms" in lines[0]
+    assert recommended(default) == expected(None)
+    monkeypatch.setattr(tuning, "LEAST_USERS", 10)
+    chosen = train_bundle(some, tmp_path / "b", settings, device="cpu")
+    choice = tuning.choose_terms(visits, seed=settings.seed)
+    assert chosen.metrics["items"] == choice.to_json()
+    assert chosen.metrics["items"]["chosen"] is True
+    assert recommended(chosen) == expected(choice.terms)
+    # Trained together, the head that is served is the one that was trained on all interactions.
+    network = NetworkSettings(n_factors=6, n_candidates=None, n_epochs=3, batch_users=16)
+    joint = JointSettings(network, hops=1, n_features=4)
+    together = train_bundle(some, tmp_path / "c", settings, joint=joint, device="cpu")
+    assert together.metrics["items"]["alone"][-1]["term"] == "Network"

@@ -41,7 +41,7 @@ SCORES = np.array([0.3, 0.9, 0.6, 0.5])
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[list[Llm], list[float], Request, float]:
+def situations(draw: st.DrawFn) -> tuple[list[Llm], list[float], Request, float, list[float]]:
     n_llms = draw(st.integers(1, 7))
     llms = [
         Llm(
@@ -63,36 +63,42 @@ def situations(draw: st.DrawFn) -> tuple[list[Llm], list[float], Request, float]
         excluded=frozenset(draw(names)) if draw(st.booleans()) else frozenset(),
         budget_usd=draw(budgets),
         user_budget_usd=draw(budgets | st.just(-0.5)),
+        key_budget_usd=draw(st.none() | budgets),
+        max_latency_ms=draw(st.sampled_from([None, None, 0.0, 100.0, 300.0])),
     )
     # Few values, so that ties are there.
     scores = draw(
         st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, math.nan]), min_size=n_llms, max_size=n_llms)
     )
-    return llms, scores, request, draw(st.sampled_from([0.0, 0.0, 100.0]))
+    latencies = draw(
+        st.lists(st.sampled_from([50.0, 100.0, 200.0, math.nan]), min_size=n_llms, max_size=n_llms)
+    )
+    return llms, scores, request, draw(st.sampled_from([0.0, 0.0, 100.0])), latencies
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(situation=situations(), n_fallbacks=st.integers(0, 3))
 def test_against_brute_force(
-    situation: tuple[list[Llm], list[float], Request, float], n_fallbacks: int
+    situation: tuple[list[Llm], list[float], Request, float, list[float]], n_fallbacks: int
 ) -> None:
-    llms, scores, request, cost_weight = situation
+    llms, scores, request, cost_weight, latencies = situation
     policy = Policy(catalogue=Catalogue(llms), cost_weight=cost_weight, n_fallbacks=n_fallbacks)
-    expected = naive_ranking(llms, scores, request, cost_weight)
+    expected = naive_ranking(llms, scores, request, cost_weight, latencies)
     if not expected:
         with pytest.raises(NoCandidateError) as caught:
-            policy.decide(scores, request)
+            policy.decide(scores, request, latency_ms=latencies)
         assert all(llm.name in str(caught.value) for llm in llms)
+        assert caught.value.left_out.keys() == {llm.name for llm in llms}
         return
-    decision = policy.decide(scores, request)
+    decision = policy.decide(scores, request, latency_ms=latencies)
     assert decision.ranking.tolist() == expected
     assert decision.llm == llms[expected[0]].name
     assert decision.fallback_llms == [llms[i].name for i in expected[1 : n_fallbacks + 1]]
     assert decision.propensity == 1
     left_out = {
         llm.name
-        for llm, score in zip(llms, scores, strict=True)
-        if not fulfils(llm, request, score, cost_of(llm, request), needs_price=cost_weight > 0)
+        for llm, score, latency in zip(llms, scores, latencies, strict=True)
+        if not fulfils(llm, request, score, cost_of(llm, request), latency, needs_price=cost_weight > 0)
     }
     assert decision.left_out().keys() == left_out
     json.dumps(decision.to_json(), allow_nan=False)
@@ -101,14 +107,14 @@ def test_against_brute_force(
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(situation=situations(), seed=st.integers(0, 1000))
 def test_explored_choices_and_their_fallbacks_are_candidates(
-    situation: tuple[list[Llm], list[float], Request, float], seed: int
+    situation: tuple[list[Llm], list[float], Request, float, list[float]], seed: int
 ) -> None:
-    llms, scores, request, _ = situation
-    expected = naive_ranking(llms, scores, request, 0.0)
+    llms, scores, request, _, latencies = situation
+    expected = naive_ranking(llms, scores, request, 0.0, latencies)
     if not expected:
         return
     policy = Policy(catalogue=Catalogue(llms), exploration=EpsilonGreedy(0.5), n_fallbacks=2)
-    decision = policy.decide(scores, request, rng=np.random.default_rng(seed))
+    decision = policy.decide(scores, request, latency_ms=latencies, rng=np.random.default_rng(seed))
     assert decision.chosen in expected
     assert decision.fallbacks.tolist() == [i for i in expected if i != decision.chosen][:2]
     assert np.flatnonzero(decision.propensities).tolist() == sorted(expected)
@@ -138,6 +144,53 @@ def test_an_overdrawn_user_gets_what_costs_nothing() -> None:
     request = Request(prompt_tokens=10, user_budget_usd=-1.0)
     decision = Policy(catalogue=free).decide([0.0, *SCORES], request)
     assert (decision.llm, decision.fallback_llms) == ("free", [])
+
+
+def test_unknown_latency_counts_only_under_a_limit() -> None:
+    latencies = [400.0, 900.0, math.nan, math.nan]
+    policy = Policy(catalogue=MARKET)
+    assert policy.decide(SCORES, latency_ms=latencies).llm == "large"
+    decision = policy.decide(SCORES, Request(max_latency_ms=500.0), latency_ms=latencies)
+    assert [MARKET.names[i] for i in decision.ranking] == ["small"]
+    assert decision.left_out() == {
+        "large": ["takes 900 ms (the limit is 500 ms)"],
+        "middle": ["has no known latency"],
+        "unpriced": ["has no known latency"],
+    }
+    with pytest.raises(NoCandidateError, match="small has no known latency; large has no"):
+        policy.decide(SCORES, Request(max_latency_ms=500.0))
+
+
+@pytest.mark.parametrize(
+    ("incumbent", "margin", "request_", "llm"),
+    [
+        ("middle", 0.31, Request(), "middle"),
+        ("middle", 0.29, Request(), "large"),
+        ("large", 0.0, Request(), "large"),
+        ("middle", 9.0, Request(excluded={"middle"}), "large"),
+        ("retired", 9.0, Request(), "large"),
+    ],
+)
+def test_an_incumbent_stays_unless_another_is_clearly_better(
+    incumbent: str, margin: float, request_: Request, llm: str
+) -> None:
+    policy = Policy(catalogue=MARKET, exploration=EpsilonGreedy(0.0))
+    decision = policy.decide(
+        SCORES, request_, incumbent=incumbent, incumbent_margin=margin, rng=np.random.default_rng(0)
+    )
+    assert (decision.llm, decision.kept, decision.explored) == (llm, llm == incumbent, False)
+    assert decision.propensity == 1
+    assert llm not in decision.fallback_llms
+
+
+def test_an_incumbent_that_stays_is_not_drawn_against() -> None:
+    policy = Policy(catalogue=MARKET, exploration=EpsilonGreedy(1.0))
+    draws = [policy.decide(SCORES, incumbent="middle", incumbent_margin=1.0) for _ in range(20)]
+    assert {decision.llm for decision in draws} == {"middle"}
+    assert draws[0].reason() == (
+        "middle stays (score 0.60); the best of 4 candidates, large (score 0.90), is not clearly better."
+    )
+    np.testing.assert_array_equal(draws[0].propensities, [0, 0, 1, 0])
 
 
 def test_given_costs_stand_in_for_prices() -> None:
@@ -270,6 +323,8 @@ def test_a_capability_that_nobody_has() -> None:
         (lambda: Catalogue([Llm(name="a"), Llm(name="a")]), DataError, "'a' appears twice"),
         (lambda: Request(prompt_tokens=-1), ParameterError, "'prompt_tokens' must be finite and not neg"),
         (lambda: Request(budget_usd=-0.1), ParameterError, r"'budget_usd' must not be negative \(got -0.1"),
+        (lambda: Request(max_latency_ms=-1.0), ParameterError, "'max_latency_ms' must not be negative"),
+        (lambda: Request(key_budget_usd=math.nan), ParameterError, "'key_budget_usd' must be a number"),
         (lambda: Request(user_budget_usd=math.nan), ParameterError, "'user_budget_usd' must be a number"),
         (lambda: Request(capabilities="tools"), ParameterError, "'capabilities' must be a set of names"),
         (lambda: Policy(catalogue=MARKET, cost_weight=-1.0), ParameterError, "'cost_weight' must be"),

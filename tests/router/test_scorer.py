@@ -401,3 +401,26 @@ def test_it_opens_a_bundle_once_made(scorer):
     assert isinstance(scorer.user("u02"), User)
     assert Bundle.open(scorer.bundle.path).checksum == scorer.bundle.checksum
     assert set(LLMS) == set(scorer.llms.names)
+
+
+def test_what_features_are_worth(trained):
+    """The slope of the preference along a feature, over all tasks; nothing in the choice-only track."""
+    scorer = trained.scorer
+    users = scorer.user("u00"), scorer.population
+    names, found = scorer.feature_weights(users)
+    if not names:
+        assert found.shape == (2, 0)
+        return
+    assert names == ("length", "tone")
+    by_feature = scorer.bundle.weights["task.by_feature"].mean(axis=0)
+    for user, weights in zip(users, found, strict=True):
+        np.testing.assert_allclose(weights, by_feature @ np.append(user.vector, 1.0), rtol=1e-5)
+
+
+def test_attributes_come_back(scorer, data):
+    plans = {f"u{i:02d}": ("free", "paid", "team")[i % 3] for i in range(41)}
+    for user, plan in plans.items():
+        found = scorer.attributes_of(user)
+        assert found["plan"] == plan
+        assert 10 < found["age"] < 75
+    assert scorer.attributes_of("u99") == {}  # has items alone

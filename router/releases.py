@@ -1,0 +1,440 @@
+"""Releases: what a service serves, one folder per version, and a file that names the current one.
+
+On disk, below a root,
+
+=============================  ==============================================================
+``<version>/model/``           bundle of the router (:mod:`router.bundle`)
+``<version>/graph/``           graph store, where there is one
+``<version>/fingerprints/``    fingerprints of that graph, where there are any
+``<version>/release.json``     what the stores are, and that all of them were verified
+``CURRENT``                    the version that is served, and a newline
+``history.jsonl``              a line for every switch
+=============================  ==============================================================
+
+A release is filled beside its final name, verified wholly, and renamed; it never changes afterwards. So a
+service that starts compares sizes and digests of the manifests with the record in ``release.json``, which
+takes milliseconds; whoever switches to a release compares every byte. A version is named by the time at which
+it was made and a digest of its content.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppr import errors as ppr_errors
+from ppr.fingerprints import FingerprintStore
+from ppr.graph import Graph
+from ppr.manifest import MANIFEST, check_files, file_sha256, full_disk_is_an_error, new_store, sync
+from ppr.verd import Verd
+from router.bundle import LLM, Bundle
+from router.errors import BundleError, MissingDataError, ReleaseError, ResourceError
+from router.scorer import Scorer
+from router.surroundings import Surroundings
+
+FORMAT = "fairpath-release"
+VERSION = 1
+CURRENT = "CURRENT"
+HISTORY = "history.jsonl"
+RECORD = "release.json"
+MODEL, GRAPH, FINGERPRINTS = "model", "graph", "fingerprints"
+_VERSION_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
+_DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release on disk.
+
+    Attributes
+    ----------
+    root
+        Folder of all releases.
+    version
+        Its name among them.
+    manifest
+        Content of its ``release.json``.
+    """
+
+    root: Path
+    version: str
+    manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.root / self.version
+
+    @property
+    def model(self) -> Path:
+        """Folder of its bundle."""
+        return self.path / MODEL
+
+    @property
+    def graph(self) -> Path | None:
+        """Folder of its graph, or None."""
+        return self.path / GRAPH if GRAPH in self.manifest["stores"] else None
+
+    @property
+    def fingerprints(self) -> Path | None:
+        """Folder of its fingerprints, or None."""
+        return self.path / FINGERPRINTS if FINGERPRINTS in self.manifest["stores"] else None
+
+    @property
+    def feedback_until(self) -> float | None:
+        """Time up to which the model has learned from feedback, Unix seconds; None where from none."""
+        text = self.manifest["feedback_until"]
+        return None if text is None else datetime.fromisoformat(text).timestamp()
+
+    def check(self, *, verify: bool) -> None:
+        """Compare the stores with the record: manifests and sizes, and with ``verify`` every byte.
+
+        Raises
+        ------
+        ReleaseError
+            A file is missing, truncated or altered.
+        """
+        for name, there in self.manifest["stores"].items():
+            folder = self.path / name
+            try:
+                if file_sha256(folder / MANIFEST) != there["manifest_sha256"]:
+                    raise ReleaseError(f"{folder / MANIFEST}: does not match the record of the release")
+                manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+                check_files(folder, manifest, verify=verify)
+            except OSError as error:
+                raise ReleaseError(f"{folder}: cannot be read ({error})") from None
+            except ppr_errors.StoreError as error:
+                raise ReleaseError(str(error)) from None
+
+
+def publish(
+    root: str | Path,
+    *,
+    model: str | Path,
+    graph: str | Path | None = None,
+    fingerprints: str | Path | None = None,
+    activate: bool = True,
+    feedback_until: datetime | None = None,
+    now: datetime | None = None,
+) -> Release:
+    """Make a release of stores that belong together; the same stores again give the release there is.
+
+    Parameters
+    ----------
+    root
+        Folder of all releases; made where it is not there.
+    model, graph, fingerprints
+        Stores. Files are hard-linked where that is possible, copied else.
+    activate
+        Switch to it.
+    feedback_until
+        Time up to which the model has learned from the feedback of its services; None where from none.
+        A service applies what came later on top of it.
+    now
+        Time of the release; by default that of the clock.
+
+    Raises
+    ------
+    ReleaseError
+        The stores do not belong together, or the model gives no finite scores.
+    MissingDataError
+        A store is not there.
+    BundleError
+        A store is damaged.
+    ResourceError
+        The disk is full or the folder cannot be written.
+    """
+    folder = Path(root)
+    if fingerprints is not None and graph is None:
+        raise ReleaseError("'fingerprints' must come with the 'graph' that they were made from")
+    given = {MODEL: model, GRAPH: graph, FINGERPRINTS: fingerprints}
+    sources = {name: Path(path) for name, path in given.items() if path is not None}
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    until = None if feedback_until is None else feedback_until.astimezone(UTC).isoformat()
+    with _release_errors():
+        digest = _digest({name: _manifest_sha256(path) for name, path in sources.items()}, until)
+        version = _version_of(folder, digest) or f"{moment:%Y%m%dT%H%M%SZ}-{digest}"
+        if not (folder / version).exists():
+            # Of two that publish the same at once, one finds the other's.
+            with suppress(ppr_errors.OutputExistsError):
+                _write(folder, version, sources, moment, until)
+        release = open_release(folder, version, verify=True)
+    if activate and current_version(folder) != version:
+        _switch(folder, version, "activate")
+    return release
+
+
+def activate(root: str | Path, version: str) -> None:
+    """Switch to a release after comparing all of its bytes with its record.
+
+    Raises
+    ------
+    ReleaseError
+        There is no such release, or it is damaged.
+    ResourceError
+        The folder cannot be written.
+    """
+    folder = Path(root)
+    open_release(folder, version, verify=True)
+    _switch(folder, version, "activate")
+
+
+def rollback(root: str | Path) -> str:
+    """Switch back to the release before the current one and return its version; twice goes back by two.
+
+    Raises
+    ------
+    ReleaseError
+        There is none, or it is damaged.
+    ResourceError
+        The folder cannot be written.
+    """
+    folder = Path(root)
+    version = previous_version(folder)
+    if version is None:
+        raise ReleaseError(f"{folder}: there is no release before {current_version(folder)}")
+    open_release(folder, version, verify=True)
+    _switch(folder, version, "rollback")
+    return version
+
+
+def current_version(root: str | Path) -> str | None:
+    """Version that ``CURRENT`` names; None where there is no such file.
+
+    Raises
+    ------
+    ReleaseError
+        The file holds something else than a version.
+    """
+    path = Path(root) / CURRENT
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReleaseError(f"{path}: cannot be read ({error})") from None
+    _check_name(text.removesuffix("\n"), path)
+    return text.removesuffix("\n")
+
+
+def previous_version(root: str | Path) -> str | None:
+    """Version to roll back to: the one active before the current one, and still there; or None.
+
+    What was rolled back from is not gone back to.
+    """
+    folder = Path(root)
+    current, past = current_version(folder), list[str]()
+    for entry in _history(folder):
+        if entry["action"] == "rollback":
+            past = past[: past.index(entry["version"])] if entry["version"] in past else []
+        past = [version for version in past if version != entry["version"]] + [entry["version"]]
+    if current in past:
+        past = past[: past.index(current)]
+    there = set(versions(folder))
+    return next((version for version in reversed(past) if version in there), None)
+
+
+def versions(root: str | Path) -> list[str]:
+    """Versions of all releases, ascending: by the time at which they were made."""
+    return sorted(
+        path.parent.name
+        for path in Path(root).glob(f"*/{RECORD}")
+        if _VERSION_NAME.fullmatch(path.parent.name)
+    )
+
+
+def open_release(root: str | Path, version: str, *, verify: bool) -> Release:
+    """Open a release.
+
+    Parameters
+    ----------
+    root
+        Folder of all releases.
+    version
+        Its name.
+    verify
+        Compare every byte of its stores with their digests. Without, manifests and sizes are compared with
+        the record of the verification when it was published.
+
+    Raises
+    ------
+    ReleaseError
+        There is no such release, or it is damaged.
+    """
+    folder = Path(root)
+    _check_name(version, folder)
+    path = folder / version / RECORD
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReleaseError(f"{folder}: there is no release {version!r}") from None
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"{path}: cannot be read ({error})") from None
+    try:
+        if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
+            raise ReleaseError(f"{path}: must be of format {FORMAT} {VERSION}")
+        found = _digest(
+            {name: store["manifest_sha256"] for name, store in manifest["stores"].items()},
+            manifest["feedback_until"],
+        )
+        if manifest["digest"] != found or MODEL not in manifest["stores"] or "verified" not in manifest:
+            raise ReleaseError(f"{path}: the record does not match its digest")
+        release = Release(folder, version, manifest)
+        release.check(verify=verify)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReleaseError(f"{path}: the record is damaged ({error!r})") from None
+    return release
+
+
+def _check_name(version: str, place: Path) -> None:
+    if not _VERSION_NAME.fullmatch(version):
+        raise ReleaseError(f"{place}: not the name of a release: {version[:120]!r}")
+
+
+def _manifest_sha256(path: Path) -> str:
+    try:
+        return file_sha256(path / MANIFEST)
+    except FileNotFoundError:
+        raise MissingDataError(f"{path}: no such store") from None
+
+
+def _digest(manifests: dict[str, str], feedback_until: str | None) -> str:
+    """Digest of the content: of the stores' manifests, which hold digests of all files."""
+    text = json.dumps([manifests, feedback_until], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _version_of(root: Path, digest: str) -> str | None:
+    return next((version for version in versions(root) if version.endswith(f"-{digest}")), None)
+
+
+def _write(
+    root: Path, version: str, sources: dict[str, Path], moment: datetime, feedback_until: str | None
+) -> None:
+    with new_store(root / version) as working:
+        for name, source in sources.items():
+            shutil.copytree(source, working / name, copy_function=_link)
+        stores = _open_all(working, sources.keys())
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "digest": _digest({name: at["manifest_sha256"] for name, at in stores.items()}, feedback_until),
+            "created": moment.isoformat(timespec="seconds"),
+            "encoder": Bundle.open(working / MODEL, verify=False).encoder.to_json(),
+            "feedback_until": feedback_until,
+            "stores": stores,
+            "verified": moment.isoformat(timespec="seconds"),
+        }
+        text = json.dumps(manifest, indent=2, sort_keys=True)
+        (working / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def _link(source: str, target: str) -> None:
+    """Hard link, or a copy where the file system cannot: stores are never written to once they are there."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _open_all(folder: Path, names: Any) -> dict[str, dict[str, Any]]:
+    """Open the stores with full verification, check that they fit, ask each one thing, and describe them."""
+    bundle = Bundle.open(folder / MODEL)
+    parents, opened = bundle.parents, {MODEL: bundle.checksum}
+    if GRAPH in names:
+        graph = Graph.open(folder / GRAPH)
+        opened[GRAPH] = graph.checksum
+        if FINGERPRINTS in names:
+            store = FingerprintStore.open(folder / FINGERPRINTS, graph=graph)
+            opened[FINGERPRINTS] = store.checksum
+            _ask_fingerprints(graph, store)
+    for name in (GRAPH, FINGERPRINTS):
+        if name in opened and parents.get(name, opened[name]) != opened[name]:
+            raise ReleaseError(
+                f"the model was trained with other {name} than those given (checksum {parents[name][:12]}, "
+                f"these have {opened[name][:12]})"
+            )
+    _ask_model(bundle)
+    return {
+        name: {
+            "checksum": checksum,
+            "manifest_sha256": file_sha256(folder / name / MANIFEST),
+            "bytes": sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()),
+        }
+        for name, checksum in opened.items()
+    }
+
+
+def _ask_model(bundle: Bundle) -> None:
+    scorer = Scorer(bundle)
+    known = bundle.weights["llm.known"]
+    preference = scorer.scores(scorer.population, None).preference
+    if not known.any() or not np.isfinite(preference[known]).all():
+        raise ReleaseError(f"the model gives no finite scores for the {LLM}s {bundle.llms.names}")
+
+
+def _ask_fingerprints(graph: Graph, store: FingerprintStore) -> None:
+    if Surroundings(graph, store, 1).answers_queries:
+        Verd(graph, store).answer(int(store.sources[0]))
+
+
+def _switch(root: Path, version: str, action: str) -> None:
+    """Write ``CURRENT`` in one step, then a line of history; one process at a time."""
+    with _release_errors(), full_disk_is_an_error(root), _locked(root):
+        working = root / f".{CURRENT}.new"
+        working.write_text(f"{version}\n", encoding="utf-8")
+        sync(working)
+        working.replace(root / CURRENT)
+        line = {"version": version, "action": action, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        with (root / HISTORY).open("a", encoding="utf-8") as file:
+            file.write(f"\n{json.dumps(line)}")  # on a line of its own, whatever broke off before
+        sync(root / HISTORY)
+        sync(root)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    with (root / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _history(root: Path) -> list[dict[str, str]]:
+    """Entries of the history, oldest first; a line that was not written to its end is left out."""
+    try:
+        lines = (root / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    entries = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            entries.append({"version": str(entry["version"]), "action": str(entry["action"])})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return entries
+
+
+@contextmanager
+def _release_errors() -> Iterator[None]:
+    """Turn errors of the stores into those of this package."""
+    try:
+        yield
+    except ppr_errors.MissingDataError as error:
+        raise MissingDataError(str(error)) from None
+    except ppr_errors.StoreError as error:
+        raise BundleError(str(error)) from None
+    except ppr_errors.ResourceError as error:
+        raise ResourceError(str(error)) from error

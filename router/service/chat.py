@@ -1,0 +1,239 @@
+"""Chats: the router chooses an LLM, an upstream answers, and the next candidate stands in where it does not.
+
+An answer that has begun is never replaced by another one: until its first chunk a stream can fall back, after
+it a failure ends the stream with an error. What one LLM is asked, answers and costs is an
+:class:`~router.service.attempts.Attempt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+import orjson
+
+from router.errors import NoCandidateError
+from router.policy import Catalogue
+from router.service.attempts import Attempt, Books, Failure, Plan
+from router.service.chat_request import AUTOMATIC, ChatRequest
+from router.service.chat_stream import ChatStream
+from router.service.desk import Ask, Desk
+from router.service.limits import Budgets
+from router.service.live import LiveRelease
+from router.service.metrics import Metrics
+from router.service.problems import ProblemError
+from router.service.purse import Purse
+from router.service.sessions import Sessions
+from router.service.settings import ServiceSettings
+from router.service.store import ApiKey, Store
+from router.service.upstreams import AnswerStream, RefusedError, Target, UpstreamError, Upstreams
+
+_T = TypeVar("_T")
+
+
+class Chat:
+    """All that the chat endpoints do.
+
+    Parameters
+    ----------
+    settings
+        Of the service.
+    desk, live, store, budgets, metrics
+        Of the service.
+    upstreams
+        Whom to ask.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        *,
+        desk: Desk,
+        live: LiveRelease,
+        store: Store,
+        budgets: Budgets,
+        metrics: Metrics,
+        upstreams: Upstreams,
+    ) -> None:
+        self._settings = settings
+        self._desk = desk
+        self._live = live
+        self._metrics = metrics
+        self._upstreams = upstreams
+        self._sessions = Sessions(settings.sessions, store)
+        self._purse = Purse(budgets, store)
+        self._books = Books(store, self._sessions, metrics)
+
+    def models(self) -> list[dict[str, Any]]:
+        """Models as OpenAI lists them; the router's own names first, where there is anything to choose from.
+
+        Raises
+        ------
+        NotReadyError
+            There is no release.
+        """
+        owners = {llm: target.upstream for llm, target in self._upstreams.targets.items()}
+        if self._reachable(self._live.serving.catalogue):
+            owners = dict.fromkeys(AUTOMATIC, "fairpath") | owners
+        return [
+            {"id": name, "object": "model", "created": 0, "owned_by": owner} for name, owner in owners.items()
+        ]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One model of :meth:`models`; ProblemError 404 where there is none of this name."""
+        for model in self.models():
+            if model["id"] == name:
+                return model
+        raise _no_model(f"no upstream has a model {name!r}")
+
+    async def complete(
+        self, request: ChatRequest, key: ApiKey | None
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Whole answer to a chat.
+
+        Returns
+        -------
+        body : dict
+            The answer in OpenAI's form.
+        headers : dict
+            What its headers tell of the decision.
+
+        Raises
+        ------
+        NoCandidateError, UnknownNameError
+            No LLM fulfils the demands, or they name one that there is not.
+        ProblemError
+            404: no upstream has the model; 402: no LLM is within the budgets; 502, 504: none answered; 400
+            and the like: an upstream says that the request itself is wrong.
+        """
+
+        async def ask(target: Target) -> dict[str, Any]:
+            return await self._upstreams.complete(target, request.forwarded)
+
+        attempt, body = await self._ask_in_turn(await self._plan(request, key), ask)
+        await attempt.close(body.get("usage"), len(orjson.dumps(body["choices"])), "complete")
+        return attempt.labelled(body), attempt.headers
+
+    async def stream(self, request: ChatRequest, key: ApiKey | None) -> ChatStream:
+        """Answer to a chat in chunks, returned once the first is there; errors as in :meth:`complete`."""
+        options = (request.body.stream_options or {}) | {"include_usage": True}
+        forwarded = request.forwarded | {"stream_options": options}
+
+        async def ask(target: Target) -> tuple[AnswerStream, dict[str, Any] | None]:
+            stream = await self._upstreams.stream(target, forwarded)
+            try:
+                return stream, await stream.next()
+            except BaseException:
+                await stream.aclose()
+                raise
+
+        attempt, (stream, first) = await self._ask_in_turn(await self._plan(request, key), ask)
+        return ChatStream(attempt, stream, first, with_usage=request.wants_usage)
+
+    # Whom to ask
+
+    async def _plan(self, request: ChatRequest, key: ApiKey | None) -> Plan:
+        catalogue = self._live.serving.catalogue
+        if not request.automatic:
+            if request.body.model not in self._upstreams.targets:
+                raise _no_model(f"no upstream has a model {request.body.model!r}")
+            return Plan(request, (request.body.model,), catalogue, key)
+        session_id = request.session_id(None if key is None else key.key_id)
+        routed = await self._desk.route(await self._ask_of(request, catalogue, session_id), key)
+        llms = (routed.decision.llm, *routed.decision.fallback_llms)
+        return Plan(request, llms, routed.decision.catalogue, key, routed, session_id)
+
+    async def _ask_of(self, request: ChatRequest, catalogue: Catalogue, session_id: str | None) -> Ask:
+        """The chat as a question to the router."""
+        demands, text = request.demands, request.text
+        # Without a name of its own, only a conversation that goes on can be told from a new one.
+        known = session_id is not None and (request.session is not None or request.continued)
+        return Ask(
+            user=request.body.user,
+            text=None if text is None else text[: self._settings.limits.max_text_chars],
+            task=demands.task,
+            allowed=self._allowed(request, catalogue),
+            excluded=frozenset(demands.exclude),
+            capabilities=request.capabilities,
+            prompt_tokens=request.prompt_tokens,
+            answer_tokens=self._answer_tokens(request),
+            budget_usd=demands.max_cost_usd,
+            max_latency_ms=demands.max_latency_ms,
+            session_llm=await self._sessions.llm(session_id) if known and session_id else None,
+            endpoint="chat",
+            session_id=session_id,
+        )
+
+    def _answer_tokens(self, request: ChatRequest) -> int:
+        return request.max_answer_tokens or self._settings.policy.answer_tokens
+
+    def _reachable(self, catalogue: Catalogue) -> frozenset[str]:
+        return frozenset(catalogue.names) & self._upstreams.targets.keys()
+
+    def _allowed(self, request: ChatRequest, catalogue: Catalogue) -> frozenset[str]:
+        """LLMs that the request allows and an upstream has."""
+        reachable = self._reachable(catalogue)
+        if not reachable:
+            raise _no_model(f"{request.body.model!r} has nothing to choose from: no upstream has a known LLM")
+        if request.demands.candidates is None:
+            return reachable
+        catalogue.mask(request.demands.candidates)
+        if not (allowed := reachable.intersection(request.demands.candidates)):
+            raise NoCandidateError("no upstream has any of the 'candidates'")
+        return allowed
+
+    # Asking
+
+    async def _ask_in_turn(self, plan: Plan, ask: Callable[[Target], Awaitable[_T]]) -> tuple[Attempt, _T]:
+        """Answer of the first LLM that gives one."""
+        failures: list[Failure] = []
+        for llm, following in zip(plan.llms, (*plan.llms[1:], None), strict=True):
+            outcome = await self._try(plan, llm, tuple(failures), ask)
+            if not isinstance(outcome, Failure):
+                return outcome
+            failures.append(outcome)
+            self._metrics.fallback(llm, following, outcome.reason)
+        raise _no_answer(failures)
+
+    async def _try(
+        self, plan: Plan, llm: str, failures: tuple[Failure, ...], ask: Callable[[Target], Awaitable[_T]]
+    ) -> tuple[Attempt, _T] | Failure:
+        """Answer of one LLM, or why there is none."""
+        usd = plan.expected_usd(llm, self._answer_tokens(plan.request))
+        hold = await self._purse.reserve(plan.request.body.user, plan.key, usd)
+        if hold is None:
+            why = "has no known price" if usd is None else f"costs about {usd:.3g} USD, more than is left"
+            return Failure(llm, "budget", f"{llm!r}: {why}")
+        attempt = Attempt(self._books, plan, llm, hold, failures)
+        try:
+            with self._metrics.stage("upstream"):
+                return attempt, await ask(self._upstreams.targets[llm])
+        except UpstreamError as error:
+            await hold.release()
+            return Failure(llm, error.reason, str(error))
+        except RefusedError as error:
+            await hold.release()
+            fields = {name: error.error[name] for name in ("type", "param", "code")}
+            raise ProblemError(error.status, str(error), fields=fields) from None
+        except anyio.get_cancelled_exc_class():  # the upstream has the prompt, and charges for it
+            await attempt.close(None, 0, "abandoned")
+            raise
+        except BaseException:
+            await hold.release()
+            raise
+
+
+def _no_model(message: str) -> ProblemError:
+    fields = {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
+    return ProblemError(404, message, fields=fields)
+
+
+def _no_answer(failures: list[Failure]) -> ProblemError:
+    """What to tell where every LLM failed."""
+    told = "; ".join(failure.message for failure in failures)
+    reasons = {failure.reason for failure in failures}
+    if reasons == {"budget"}:
+        return ProblemError(402, told, fields={"type": "insufficient_quota", "code": "budget_spent"})
+    status = 504 if reasons <= {"budget", "timeout"} else 502
+    return ProblemError(status, f"no LLM answered: {told}", fields={"type": "upstream_error"})

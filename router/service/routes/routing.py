@@ -1,0 +1,149 @@
+"""``POST /v1/route``: which LLM, why, and perhaps which items."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import orjson
+from anyio import to_thread
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from router.errors import ParameterError
+from router.persona.data import Floats
+from router.service.desk import Ask, Routed
+from router.service.problems import documented
+from router.service.routes.bodies import answer, parsed, service_of, with_body
+from router.service.schemas import RouteAnswer, RouteRequest
+from router.service.serving import Belief, Ranked
+from router.service.store import ApiKey
+
+_LARGEST = 1e9
+
+routes = APIRouter(tags=["decisions"])
+
+
+@routes.post(
+    "/v1/route",
+    response_model=RouteAnswer,
+    responses=documented(401, 403, 404, 413, 422, 429, 503, 504),
+    openapi_extra=with_body(RouteRequest),
+)
+async def route(request: Request) -> Response:
+    """Choose the LLM that suits a user and a query, with fallbacks and reasons."""
+    service = service_of(request)
+    # Not as a dependency: FastAPI takes longer to solve one than the decision takes.
+    key = await service.gate.admit(request, ("route",))
+    wanted = await parsed(request, RouteRequest)
+    _check_text(wanted.query, service.settings.limits.max_text_chars)
+    session_id = None if wanted.session_id is None else _session_id(key, wanted.user, wanted.session_id)
+    session_llm = None if session_id is None else await service.sessions.llm(session_id)
+    routed = await service.desk.route(_ask(wanted, session_id, session_llm), key)
+    if session_id is not None:
+        await service.sessions.keep(session_id, wanted.user, routed.decision.llm, routed.decision_id)
+    items = None
+    if wanted.items:
+        items = await to_thread.run_sync(
+            routed.serving.recommend, wanted.user, wanted.interactions, wanted.items
+        )
+    return answer(_shown(routed, wanted.session_id, items))
+
+
+def _check_text(text: str | None, max_chars: int) -> None:
+    if text is not None and len(text) > max_chars:
+        raise ParameterError(f"'query' must have at most {max_chars} characters (got {len(text)})")
+
+
+def _ask(wanted: RouteRequest, session_id: str | None, session_llm: str | None) -> Ask:
+    demands = wanted.constraints
+    return Ask(
+        user=wanted.user,
+        text=wanted.query,
+        embedding=None if wanted.embedding is None else _vector(wanted.embedding),
+        task=wanted.task,
+        allowed=None if wanted.candidates is None else frozenset(wanted.candidates),
+        excluded=frozenset(wanted.exclude),
+        capabilities=frozenset(demands.capabilities),
+        prompt_tokens=demands.prompt_tokens,
+        answer_tokens=demands.answer_tokens,
+        budget_usd=demands.max_cost_usd,
+        max_latency_ms=demands.max_latency_ms,
+        interactions=wanted.interactions,
+        attributes=wanted.attributes,
+        session_llm=session_llm,
+        session_id=session_id,
+    )
+
+
+def _vector(numbers: list[float]) -> Floats:
+    vector = np.array(numbers)
+    if not np.abs(vector).max() <= _LARGEST:  # squares and sums of such numbers are finite in float32
+        raise ParameterError(f"'embedding' must hold numbers of at most {_LARGEST:g} (got {vector.max():g})")
+    return vector.astype(np.float32)
+
+
+def _session_id(key: ApiKey | None, user: str | None, name: str) -> str:
+    """Identity of a conversation, which no other key or user shares."""
+    identity = orjson.dumps([None if key is None else key.key_id, user, name])
+    return hashlib.sha256(identity).hexdigest()[:32]
+
+
+def _shown(routed: Routed, session: str | None, items: Ranked | None) -> dict[str, Any]:
+    """The answer, of the form of :class:`RouteAnswer`."""
+    decision, scores = routed.decision, routed.scores
+    return {
+        "decision_id": routed.decision_id,
+        "release": routed.release,
+        "chosen": decision.llm,
+        "fallbacks": decision.fallback_llms,
+        "why": decision.reason(),
+        "models": _models(routed),
+        "left_out": decision.left_out(),
+        "based_on": based_on(routed.belief),
+        "task": scores.task,
+        "task_source": scores.task_source,
+        "items": None if items is None else [{"item": item, "score": score} for item, score in items],
+        "session": None if session is None else {"session_id": session, "kept": routed.kept_for_session},
+        "budget": {"user_left_usd": routed.left.user_usd, "key_left_usd": routed.left.key_usd},
+    }
+
+
+def _models(routed: Routed) -> list[dict[str, Any]]:
+    """The candidates, best first."""
+    decision, scores = routed.decision, routed.scores
+    order, names = decision.ranking, decision.catalogue.names
+    columns = (
+        decision.chances,
+        decision.scores,
+        scores.sd,
+        scores.quality,
+        decision.cost_usd,
+        scores.latency_ms,
+        decision.propensities,
+    )
+    rows = zip([names[i] for i in order.tolist()], *(column[order].tolist() for column in columns))
+    return [
+        {
+            "llm": llm,
+            "preference": preference,
+            "score": score,
+            "sd": sd,
+            "quality": quality,
+            "cost_usd": cost_usd,
+            "latency_ms": latency_ms,
+            "propensity": propensity,
+        }
+        for llm, preference, score, sd, quality, cost_usd, latency_ms, propensity in rows
+    ]
+
+
+def based_on(belief: Belief) -> dict[str, Any]:
+    """What a belief rests on, of the form of :class:`~router.service.schemas.BasedOn`."""
+    return {
+        "source": belief.source,
+        "n_events": belief.n_events,
+        "in_release": belief.in_release,
+        "unknown_items": belief.unknown_items,
+    }

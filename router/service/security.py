@@ -1,0 +1,143 @@
+"""Who may do what: API keys, their scopes, and rate limits.
+
+A key is sent as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. Keys that were found are remembered for
+a second, so that a request costs no look-up and a revoked key is refused a second later.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import Any
+
+from anyio import to_thread
+from cachetools import TTLCache
+from fastapi import Request
+
+from router.service.problems import ProblemError
+from router.service.settings import ServiceSettings, is_loopback
+from router.service.store import TOKEN_PREFIX, ApiKey, Scope, Store
+
+_REMEMBERED_S = 1.0
+_REMEMBERED_KEYS = 10_000
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+class Gate:
+    """Admits requests.
+
+    Parameters
+    ----------
+    settings
+        Of the service.
+    store
+        Where keys and rates are.
+    """
+
+    def __init__(self, settings: ServiceSettings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._found: TTLCache[bytes, ApiKey | None] = TTLCache(_REMEMBERED_KEYS, _REMEMBERED_S)
+        self._open_until = 0.0
+
+    async def admit(self, request: Request, scopes: tuple[Scope, ...]) -> ApiKey | None:
+        """The key of a request that one of the scopes admits; None where none is needed.
+
+        Raises
+        ------
+        ProblemError
+            401, 403 or 429.
+        FeedbackStoreError
+            The store cannot be read.
+        """
+        key = await self._key(_token(request))
+        if key is None:
+            if not await self._is_open():
+                raise ProblemError(
+                    401,
+                    "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY",
+                    headers=_CHALLENGE,
+                )
+        elif key.scopes.isdisjoint(scopes):
+            raise ProblemError(403, f"this API key does not have the scope {' or '.join(scopes)}")
+        await self._take(request, key)
+        return key
+
+    async def _key(self, token: str) -> ApiKey | None:
+        """Key of a token, None for none; 401 for one that is unknown, expired or revoked.
+
+        Clients of other services always send some key: while none is needed, one that is not ours is ignored.
+        """
+        if not token or self._settings.auth == "off":
+            return None
+        digest = sha256(token.encode(errors="replace")).digest()
+        try:
+            key = self._found[digest]
+        except KeyError:
+            key = self._found[digest] = await to_thread.run_sync(self._store.find_key, token)
+        if key is None:
+            if not token.startswith(TOKEN_PREFIX) and await self._is_open():
+                return None
+            raise ProblemError(401, "the API key is unknown, expired or revoked", headers=_CHALLENGE)
+        return key
+
+    async def _is_open(self) -> bool:
+        """Whether requests need no key."""
+        if self._settings.auth != "auto":
+            return self._settings.auth == "off"
+        if not is_loopback(self._settings.host):
+            return False
+        if time.monotonic() >= self._open_until:
+            if await to_thread.run_sync(self._store.any_keys):
+                return False
+            self._open_until = time.monotonic() + _REMEMBERED_S
+        return True
+
+    async def _take(self, request: Request, key: ApiKey | None) -> None:
+        """Count a request against its rate limit."""
+        limit = key.requests_per_minute if key is not None else None
+        limit = limit or self._settings.limits.requests_per_minute
+        if limit is None:
+            return
+        address = request.client.host if request.client else "unknown"
+        bucket = f"address:{address}" if key is None else f"key:{key.key_id}"
+        taken = await to_thread.run_sync(self._store.take, bucket, limit, time.time())
+        if not taken.allowed:
+            wait_s = max(1, math.ceil(taken.retry_after_s))
+            raise ProblemError(
+                429,
+                f"at most {limit} requests per minute; try again in {wait_s} s",
+                headers={"Retry-After": str(wait_s)},
+            )
+
+
+def require(*scopes: Scope) -> Callable[[Request], Awaitable[ApiKey | None]]:
+    """Dependency that admits requests with one of the scopes and gives their key; see :meth:`Gate.admit`."""
+
+    async def admitted(request: Request) -> ApiKey | None:
+        gate: Gate = request.app.state.service.gate
+        return await gate.admit(request, scopes)
+
+    return admitted
+
+
+SECURITY_SCHEMES: dict[str, Any] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "an API key made by 'fairpath keys create'",
+    },
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same key"},
+}
+SECURITY: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]}
+"""What ``openapi_extra`` of an endpoint that needs a key holds."""
+
+
+def _token(request: Request) -> str:
+    """Token of a request; empty where there is none."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return request.headers.get("x-api-key", "").strip()

@@ -1,0 +1,46 @@
+"""The store that all workers of the service write to: SQLite or PostgreSQL behind the same methods.
+
+Accepted feedback is on the disk before the client hears of it. Decisions are written in batches by a thread
+of each worker, so that no request waits for the database; what a killed worker had not written yet, as a rule
+20 ms of it, is lost with it, and feedback on that is refused. Changes of the schema are migrations, run when
+a store is opened.
+"""
+
+from router.service.store.errors import FeedbackStoreError, IdempotencyConflictError, UnknownDecisionError
+from router.service.store.keys import TOKEN_PREFIX
+from router.service.store.records import (
+    SCOPES,
+    Accepted,
+    ApiKey,
+    DecisionRecord,
+    Exported,
+    Feedback,
+    Scope,
+    Session,
+    StoredEvent,
+    Taken,
+    new_id,
+)
+from router.service.store.spending import period_of
+from router.service.store.store import Store, open_store
+
+__all__ = [
+    "SCOPES",
+    "TOKEN_PREFIX",
+    "Accepted",
+    "ApiKey",
+    "DecisionRecord",
+    "Exported",
+    "Feedback",
+    "FeedbackStoreError",
+    "IdempotencyConflictError",
+    "Scope",
+    "Session",
+    "Store",
+    "StoredEvent",
+    "Taken",
+    "UnknownDecisionError",
+    "new_id",
+    "open_store",
+    "period_of",
+]

@@ -1,0 +1,1 @@
+"""Migrations of the feedback store's schema, in Alembic's form."""

@@ -1,0 +1,339 @@
+"""The store that all workers of the service share: one object with all that it is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from router.service.store import decisions, export, feedback, keys, rates, sessions, spending
+from router.service.store.checks import check_name
+from router.service.store.database import Database
+from router.service.store.errors import UnknownDecisionError
+from router.service.store.records import (
+    Accepted,
+    ApiKey,
+    DecisionRecord,
+    Exported,
+    Feedback,
+    Session,
+    StoredEvent,
+    Taken,
+    age_s,
+)
+
+_CLOSE_TIMEOUT_S = 10.0
+# How long another worker may take to write its decision.
+_OTHERS_WRITE_S, _LOOK_AGAIN_S = 0.5, 0.01
+
+
+class Store:
+    """API keys, decisions, feedback, sessions, spending and rate limits, shared by all workers.
+
+    Safe to share between threads; each process opens its own, by :func:`open_store`. All methods but
+    :meth:`add_decision` wait for the database, and raise :class:`FeedbackStoreError` where it fails.
+
+    Parameters
+    ----------
+    database
+        Opened database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._decisions = decisions.DecisionBuffer(database)
+        self._rates = rates.RateLimits(database)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def problem(self) -> str | None:
+        """Why decisions cannot be written at present, or None."""
+        return None if self._decisions.problem is None else str(self._decisions.problem)
+
+    def flush(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Return when all decisions so far are written.
+
+        Raises
+        ------
+        FeedbackStoreError
+            They were not, within ``timeout_s``.
+        """
+        self._decisions.flush(timeout_s)
+
+    def close(self) -> None:
+        """Write what is left and close the database."""
+        try:
+            self._decisions.close(_CLOSE_TIMEOUT_S)
+        finally:
+            self._database.close()
+
+    # API keys
+
+    def create_key(
+        self,
+        name: str,
+        scopes: Collection[str],
+        *,
+        budget_usd: float | None = None,
+        requests_per_minute: int | None = None,
+        expires_at: float | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Make an API key.
+
+        Returns
+        -------
+        key : ApiKey
+            As it is kept.
+        token : str
+            What the client sends. It cannot be had again.
+
+        Raises
+        ------
+        ParameterError
+            A scope is unknown or there is none, the name is empty, or a number breaks its rule.
+        """
+        with self._database.write(durable=True) as connection:
+            return keys.create(
+                connection, name, scopes, budget_usd, requests_per_minute, expires_at, time.time()
+            )
+
+    def find_key(self, token: str) -> ApiKey | None:
+        """The key of a token; None where it is unknown, expired or revoked, after the same work."""
+        with self._database.read() as connection:
+            return keys.find(connection, token, time.time())
+
+    def keys(self) -> list[ApiKey]:
+        """All keys, oldest first."""
+        with self._database.read() as connection:
+            return keys.all_keys(connection)
+
+    def any_keys(self) -> bool:
+        """Whether a key was ever made: revoking the last one does not open the service to everybody."""
+        with self._database.read() as connection:
+            return keys.any_keys(connection)
+
+    def revoke_key(self, key_id: str) -> bool:
+        """Revoke a key for good; False where there is no such key, or it was revoked before."""
+        with self._database.write(durable=True) as connection:
+            return keys.revoke(connection, key_id, time.time())
+
+    # Decisions
+
+    def add_decision(self, record: DecisionRecord) -> None:
+        """Take a decision without waiting: a thread writes it within about 20 ms.
+
+        Raises
+        ------
+        ParameterError
+            A field cannot be stored.
+        FeedbackStoreError
+            The database has failed for so long that no more decisions can be kept in memory.
+        """
+        self._decisions.add(record)
+
+    def decision(self, decision_id: str) -> DecisionRecord | None:
+        """A decision of any worker. Waits for one so young that its worker may still have to write it."""
+        pending = self._decisions.find(decision_id)
+        if pending is not None:
+            return pending[0]
+        until = time.monotonic() + _OTHERS_WRITE_S - max(age_s(decision_id, time.time()), 0.0)
+        while True:
+            with self._database.read() as connection:
+                found = decisions.find(connection, decision_id)
+            if found is not None or time.monotonic() >= until:
+                return found
+            time.sleep(_LOOK_AGAIN_S)
+
+    # Feedback
+
+    def add_feedback(
+        self,
+        given: Feedback,
+        *,
+        key_id: str | None = None,
+        idempotency_key: str | None = None,
+        now: float | None = None,
+    ) -> Accepted:
+        """Accept feedback: when this returns, it is on the disk.
+
+        User and LLM are those of the decision where they are not given. The first cost that is reported of a
+        decision counts as spent by its user and its API key, in the day and the month of the decision;
+        what :meth:`settle` booked already, for a decision of the endpoint ``chat``, does not.
+
+        Parameters
+        ----------
+        given
+            The feedback.
+        key_id
+            API key that it came with.
+        idempotency_key
+            Name of this feedback among those of the same API key; the same again is accepted once.
+        now
+            Seconds since 1970; None asks the clock.
+
+        Raises
+        ------
+        ParameterError
+            A field breaks its rule.
+        UnknownDecisionError
+            There is no such decision.
+        IdempotencyConflictError
+            The idempotency key was used for other feedback.
+        """
+        check_name("idempotency_key", idempotency_key)
+        decision = None
+        if given.decision_id is not None:
+            check_name("decision_id", given.decision_id)
+            decision = self.decision(given.decision_id)
+            if decision is None:
+                raise UnknownDecisionError(f"no decision {given.decision_id[:60]!r}")
+        feedback.check(given, decision)
+        pending = None if decision is None else self._decisions.find(decision.decision_id)
+        with self._database.write(durable=True) as connection:
+            if pending is not None:  # its feedback must not outlive it
+                decisions.write(connection, [pending[1]])
+            when = time.time() if now is None else now
+            return feedback.add(connection, given, decision, key_id, idempotency_key, when)
+
+    def events_of(self, user: str, limit: int = 200) -> list[StoredEvent]:
+        """Choices among the last ``limit`` judgements of a user, oldest first.
+
+        Of several judgements of a decision the one that happened last counts, in whatever order they
+        arrived. Disapproval is no choice: it does not tell what the user wants instead.
+        """
+        with self._database.read() as connection:
+            return feedback.events_of(connection, user, limit)
+
+    def users_changed_since(self, cursor: int) -> tuple[int, list[str]]:
+        """Users whose choices changed by feedback behind a cursor, of all workers, and the next cursor."""
+        with self._database.read() as connection:
+            return feedback.users_changed_since(connection, cursor)
+
+    def last_cursor(self) -> int:
+        """Cursor behind all feedback that there is."""
+        with self._database.read() as connection:
+            return feedback.last_cursor(connection)
+
+    def export(self, folder: Path, *, since: float | None = None) -> Exported:
+        """Write what was learned as the tables that the batch jobs read; see the module ``export``.
+
+        Parameters
+        ----------
+        folder
+            Written beside its name and renamed, so it must not be there.
+        since
+            Takes feedback received at or after this time only, in seconds since 1970.
+
+        Raises
+        ------
+        ppr.errors.OutputExistsError
+            The folder is there.
+        ppr.errors.ResourceError
+            It cannot be written.
+        """
+        self.flush()
+        return export.export(self._database, folder, since)
+
+    # Sessions
+
+    def session(self, session_id: str) -> Session | None:
+        """The LLM that a conversation is held with, however long ago; None for a new one."""
+        with self._database.read() as connection:
+            return sessions.find(connection, session_id)
+
+    def keep_session(self, session_id: str, user: str | None, llm: str, decision_id: str, now: float) -> None:
+        """Remember the LLM of a conversation."""
+        for name, value in (("session_id", session_id), ("user", user), ("llm", llm)):
+            check_name(name, value)
+        with self._database.write(durable=False) as connection:
+            sessions.keep(connection, Session(session_id, user, llm, decision_id, now))
+
+    # Spending
+
+    def spent_usd(self, subjects: Collection[str], period: str) -> dict[str, float]:
+        """What each subject spent in a period, with what is reserved; see :func:`period_of`."""
+        with self._database.read() as connection:
+            return spending.spent_usd(connection, subjects, period)
+
+    def reserve(
+        self,
+        budgets: Mapping[str, float | None],
+        period: str,
+        usd: float,
+        *,
+        now: float | None = None,
+    ) -> str | None:
+        """Reserve a sum for all subjects, or for none.
+
+        Parameters
+        ----------
+        budgets
+            What each subject may spend in the period, USD; None for any sum.
+        period
+            From :func:`period_of`.
+        usd
+            The sum.
+        now
+            Seconds since 1970; None asks the clock. A reservation lapses after an hour.
+
+        Returns
+        -------
+        str or None
+            Id for :meth:`settle` or :meth:`release`; None where a budget would be exceeded.
+        """
+        for subject in budgets:
+            check_name("subject", subject)
+        when = time.time() if now is None else now
+        with self._database.write(durable=False) as connection:
+            return spending.reserve(connection, budgets, period, usd, when)
+
+    def settle(self, reservation_id: str, usd: float) -> bool:
+        """Replace a reservation by what was spent; False, and nothing booked, where it is gone."""
+        with self._database.write(durable=False) as connection:
+            return spending.settle(connection, reservation_id, usd)
+
+    def release(self, reservation_id: str) -> bool:
+        """Drop a reservation of which nothing was spent; False where it is gone."""
+        with self._database.write(durable=False) as connection:
+            return spending.release(connection, reservation_id)
+
+    # Rate limits
+
+    def take(self, bucket: str, per_minute: int, now: float) -> Taken:
+        """Ask whether a request is within a rate limit over all workers, and count it if so.
+
+        Parameters
+        ----------
+        bucket
+            What the limit is for, such as an API key.
+        per_minute
+            Requests allowed in a minute of the clock.
+        now
+            Seconds since 1970.
+        """
+        return self._rates.take(bucket, per_minute, now)
+
+
+def open_store(url: str) -> Store:
+    """Open the store of a URL, made or brought up to date where necessary.
+
+    Parameters
+    ----------
+    url
+        ``sqlite:///path/to/file.db`` or ``postgresql+psycopg://user:password@host/database``.
+
+    Raises
+    ------
+    ParameterError
+        The URL is of another kind.
+    MissingDataError
+        The driver is not installed.
+    FeedbackStoreError
+        It cannot be opened or written, or was written by a newer version.
+    """
+    return Store(Database(url))
