@@ -234,16 +234,25 @@ def previous_version(root: str | Path) -> str | None:
 
     What was rolled back from is not gone back to.
     """
+    return next(iter(earlier_versions(root)), None)
+
+
+def earlier_versions(root: str | Path) -> list[str]:
+    """Versions that were active before the current one and are still there, the last one first."""
     folder = Path(root)
-    current, past = current_version(folder), list[str]()
+    past = list[str]()
     for entry in _history(folder):
         if entry["action"] == "rollback":
             past = past[: past.index(entry["version"])] if entry["version"] in past else []
         past = [version for version in past if version != entry["version"]] + [entry["version"]]
+    try:
+        current = current_version(folder)
+    except ReleaseError:
+        current = None
     if current in past:
         past = past[: past.index(current)]
     there = set(versions(folder))
-    return next((version for version in reversed(past) if version in there), None)
+    return [version for version in reversed(past) if version in there]
 
 
 def versions(root: str | Path) -> list[str]:

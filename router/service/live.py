@@ -15,9 +15,10 @@ from typing import Any
 
 import structlog
 
+from ppr.errors import PprError
 from router import releases
 from router.encoders import EncoderIdentity
-from router.errors import BundleError, NotReadyError, ReleaseError
+from router.errors import BundleError, NotReadyError, ReleaseError, RouterError
 from router.service.serving import Serving
 
 _RETRY_S = 30.0  # a release that was refused is looked at again, should its files have been completed
@@ -79,10 +80,13 @@ class LiveRelease:
     def start(self) -> None:
         """Open the current release, sizes compared only, and follow ``CURRENT`` from a thread.
 
-        A release that cannot be opened is no error here: it may be replaced. :meth:`status` says why.
+        A release that cannot be opened is no error here: it may be replaced, and :meth:`status` says why.
+        Until then the last good one before it answers, as in workers that had opened that in time.
         """
         with self._opening:
             self._follow(verify=False)
+            if self._serving is None:
+                self._fall_back()
         self._stopped.clear()
         self._thread = Thread(target=self._poll, name="fairpath-releases", daemon=True)
         self._thread.start()
@@ -157,6 +161,16 @@ class LiveRelease:
         self._serving, self._refused = serving, None
         if self._on_switch is not None:
             self._on_switch(None if before is None else before.version, version)
+
+    def _fall_back(self) -> None:
+        for version in releases.earlier_versions(self._root):
+            try:
+                self._serving = self._open(version, verify=True)
+            except (RouterError, PprError):
+                continue
+            if self._on_switch is not None:
+                self._on_switch(None, version)
+            return
 
     def _open(self, version: str, *, verify: bool) -> Serving:
         serving = Serving.open(releases.open_release(self._root, version, verify=False), verify=verify)

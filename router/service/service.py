@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
@@ -12,7 +12,7 @@ from anyio import to_thread
 
 from router.encoders import EncoderIdentity
 from router.errors import ReleaseError
-from router.releases import current_version, open_release
+from router.releases import current_version, earlier_versions, open_release
 from router.service.beliefs import Beliefs
 from router.service.chat import Chat
 from router.service.desk import Desk
@@ -90,7 +90,7 @@ async def open_service(
             stack.push_async_callback(to_thread.run_sync, store.close)
         encoder = None
         if settings.encoder.kind != "none":
-            identity = await to_thread.run_sync(_current_encoder, settings)
+            identity = await to_thread.run_sync(_encoder_of_releases, settings)
             encoder = await to_thread.run_sync(open_query_encoder, settings.encoder, identity)
             stack.callback(encoder.close)
         if live is None:
@@ -167,8 +167,23 @@ def _current_encoder(settings: ServiceSettings) -> EncoderIdentity:
         raise ReleaseError(
             f"{settings.releases}: there is no current release; make one by 'fairpath publish'"
         )
+    return _encoder_of(settings, version)
+
+
+def _encoder_of(settings: ServiceSettings, version: str) -> EncoderIdentity:
     release = open_release(settings.releases, version, verify=False)
     return EncoderIdentity.from_json(release.manifest["encoder"])
+
+
+def _encoder_of_releases(settings: ServiceSettings) -> EncoderIdentity:
+    """Encoder of the current release; of the last good one where a worker starts while that is damaged."""
+    try:
+        return _current_encoder(settings)
+    except ReleaseError:
+        for version in earlier_versions(settings.releases):
+            with suppress(ReleaseError):
+                return _encoder_of(settings, version)
+        raise
 
 
 def _follow(settings: ServiceSettings, metrics: Metrics, encoder: QueryEncoder | None) -> LiveRelease:

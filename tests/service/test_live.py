@@ -204,7 +204,8 @@ def test_a_bug_in_a_callback_ends_nothing(root, versions, follow):
 
 
 def test_nothing_to_serve_at_the_start(root, versions, follow):
-    (root / "CURRENT").unlink()
+    for name in ("CURRENT", releases.HISTORY):
+        (root / name).unlink()
     live = follow()
     with pytest.raises(NotReadyError, match="there is no CURRENT"):
         _ = live.serving
@@ -212,6 +213,22 @@ def test_nothing_to_serve_at_the_start(root, versions, follow):
     wait_until(lambda: live.status()["version"] == versions["b"])
     with pytest.raises(NotReadyError, match="not started"):
         _ = LiveRelease(root, encoder=None).serving
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "CURRENT"])
+def test_a_start_beside_a_damaged_release_takes_the_last_good_one(root, versions, follow, damage):
+    """As when a worker is started again in the place of one that had the old release open."""
+    releases.activate(root, versions["b"])
+    if damage == "CURRENT":
+        (root / "CURRENT").write_text("?\n")
+        shutil.rmtree(root / versions["b"])
+    elif damage == "altered":  # which a start does not see
+        (root / versions["b"] / "model" / "weights.safetensors").unlink()
+    else:
+        DAMAGES[damage][0](root / versions["b"])
+    live = follow()
+    assert live.status()["version"] == live.serving.version == versions["a"]
+    assert live.status()["refused"]["reason"]
 
 
 def test_a_release_that_was_completed_later(root, versions, follow, monkeypatch):
