@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from jobs.errors import ConfigurationError
 from jobs.report.data import Fact
 from jobs.report.evaluation import Reliability, rows_of, write_evaluation
+from router.bundle import USER
 from router.dataset import Events, read_events, table_checksum
 from router.encoders import open_encoder
 from router.errors import DataError, UnknownNameError
 from router.evaluate import Calibration, activity_thirds, by_group, calibration
 from router.persona import NewLlmQuality
 from router.persona.data import ChoiceData, ChoiceRouter, Choices, Floats, Ints
-from router.scorer import USER, Scorer, User
+from router.scorer import Scorer, User
 from router.validation import validate
 
 EXTERNAL = "external"

@@ -43,7 +43,8 @@ from router.policy import Catalogue, Llm
 
 FORMAT = "fairpath-router"
 VERSION = 2
-LLM = "llm"
+USER, ITEM, QUERY, LLM = "user", "item", "query", "llm"
+"""Kinds that a trained router has."""
 _WEIGHTS = "weights.safetensors"
 _LLMS = "llms.json"
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?")

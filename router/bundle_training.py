@@ -19,7 +19,7 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from router.bundle import Bundle, write_bundle
+from router.bundle import ITEM, QUERY, USER, Bundle, write_bundle
 from router.dataset import RouterData
 from router.items import ItemRanker, Term, TermChoice, choose_terms
 from router.items.learning import Network, Trained
@@ -29,7 +29,8 @@ from router.newcomers import NewcomerPrior
 from router.persona.data import ChoiceData, Choices, Floats
 from router.personal import PersonalRouter
 from router.posterior import Beliefs, Tastes, infer
-from router.scorer import ANSWER_ARRAYS, ITEM, QUERY, USER, lists_of, packed
+from router.recommender import lists_of
+from router.scorer import ANSWER_ARRAYS, packed
 from router.served import KnownQueries, LightPairs
 from router.train import Progress, Settings
 from router.validation import split_choices, validate

@@ -1,4 +1,4 @@
-"""What a service asks: scores of the LLMs for a user and a query, and items for a user.
+"""What a service asks: scores of the LLMs for a user and a query.
 
 Reads a bundle (:mod:`router.bundle`) and needs no PyTorch. A user's vector is stored, or inferred at once
 from what is known of the user; scoring a query is then a few small products: 50 LLMs take microseconds.
@@ -8,30 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from router.answers import AnswerModel
 from router.attributes import AttributeCoding
-from router.bundle import LLM, Bundle
+from router.bundle import ITEM, LLM, QUERY, USER, Bundle
 from router.encoders import EncoderIdentity
-from router.errors import BundleError, DataError, ParameterError, UnknownNameError
+from router.errors import BundleError, DataError
 from router.newcomers import Heard, NewcomerPrior
-from router.persona.data import Bools, Choices, Floats, Ints
+from router.persona.data import Choices, Floats, Ints
 from router.policy import Catalogue
 from router.posterior import Beliefs, Tastes, infer
 
-if TYPE_CHECKING:
-    from router.items import ItemRanker
-
 TaskSource = Literal["query", "given", "nearest", "population"]
-USER, ITEM, QUERY = "user", "item", "query"
-N_LISTED = 100
-_MOST_RANKED = 5 * 10**10  # users × items; about an hour on one core
 ANSWER_ARRAYS = ("centre", "landmarks", "by_task", "by_landmark")
 
 
@@ -108,7 +101,7 @@ class Scores:
 
 
 class Scorer:
-    """Scores LLMs and items for users.
+    """Scores LLMs for users.
 
     Make one with :meth:`open`. Safe to share between threads.
 
@@ -427,145 +420,6 @@ class Scorer:
         apart = self._answers.kernels(embedding[None])[0] - self._kernels[row]
         features = (apart @ self._by_landmark).reshape(len(base), -1)
         return base + features @ self._by_feature[row], row, source
-
-    # Items
-
-    def recommend(self, users: Sequence[Any], k: int) -> tuple[list[list[Any]], Floats]:
-        """Recommend items that known users do not have yet.
-
-        Returns
-        -------
-        items : list of list
-            Keys, best first; fewer than ``k`` where there are no more.
-        scores : float32 [b, min(k, items)]
-            Comparable within a user only.
-
-        Raises
-        ------
-        UnknownNameError
-            A user is unknown, or the bundle knows no items.
-        """
-        ids, scores = self._ranker.recommend(self.bundle.rows(USER, users), k)
-        return self._item_keys(ids), scores
-
-    def recommend_from_items(self, items: Mapping[Any, float], k: int) -> tuple[list[Any], Floats]:
-        """Recommend items to a user who is given by items and their weights.
-
-        Returns
-        -------
-        items : list
-            Keys, best first.
-        scores : float32 [k]
-            Their scores.
-
-        Raises
-        ------
-        UnknownNameError
-            An item is unknown, or the bundle knows no items.
-        """
-        return self.rank_items(None, items, k)
-
-    def rank_items(
-        self,
-        user: Any,
-        items: Mapping[Any, float],
-        k: int,
-        *,
-        among: Bools | None = None,
-        exclude_seen: bool = True,
-    ) -> tuple[list[Any], Floats]:
-        """Rank items for a known user, or None, by what the user has and further items.
-
-        Parameters
-        ----------
-        user
-            Key of a known user, or None.
-        items
-            Positive weights of items, beside the user's own.
-        k
-            Length of the answer.
-        among
-            Items that may be recommended, bool [i]; None for all.
-        exclude_seen
-            Leave out the items that the ranking rests on.
-
-        Returns
-        -------
-        items : list
-            Keys, best first; fewer than ``k`` where there are no more.
-        scores : float32
-            Their scores.
-
-        Raises
-        ------
-        UnknownNameError
-            The user or an item is unknown, or the bundle knows no items.
-        """
-        import scipy.sparse as sp
-
-        if k < 1:
-            raise ParameterError(f"'k' must be positive (got {k})")
-        if user is not None and not items and exclude_seen:
-            listed = self.listed_items(user, k, among)
-            if listed is not None:
-                return listed
-        ranker = self._ranker
-        rows = self.bundle.rows(USER, [] if user is None else [user])
-        if rows.size and not items:
-            ids, scores = ranker.recommend(rows, k, exclude_seen=exclude_seen, among=among)
-        else:
-            columns = self.bundle.rows(ITEM, list(items)) if items else np.zeros(0, dtype=np.int64)
-            values = np.array(list(items.values()), dtype=np.float32)
-            own = sp.csr_array(
-                (values, (np.zeros_like(columns), columns)), shape=(1, ranker.item_map.n_items)
-            )
-            if rows.size:
-                own = sp.csr_array(own + ranker.interactions[rows])
-            ids, scores = ranker.recommend_new(own, k, exclude_seen=exclude_seen, among=among)
-        found = ids[0] >= 0
-        return self.bundle.keys(ITEM, ids[0][found]).tolist(), scores[0][found]
-
-    def listed_items(self, user: Any, k: int, among: Bools | None = None) -> tuple[list[Any], Floats] | None:
-        """What the bundle lists for a user, as :meth:`rank_items` gives it: a look-up of microseconds.
-
-        None where it lists nothing for the user, or not enough.
-        """
-        lists = self.bundle.arrays.get("listed_ids")
-        row = self.bundle.row(USER, user)
-        if lists is None or row < 0:
-            return None
-        ids, scores = lists[row], self.bundle.arrays["listed_scores"][row]
-        usable = ids >= 0
-        ends_here = not usable[-1] or ids.size == len(self.bundle.embeddings["item.source"])
-        if among is not None:
-            usable = usable & among[ids]
-        found = np.flatnonzero(usable)[:k]
-        if found.size < k and not ends_here:
-            return None
-        return self.bundle.keys(ITEM, ids[found]).tolist(), scores[found]
-
-    @cached_property
-    def _ranker(self) -> ItemRanker:
-        from router.items import ItemRanker  # numba takes a second to import
-
-        if "item.source" not in self.bundle.embeddings:
-            raise UnknownNameError(f"{self.bundle.path}: the bundle knows no items")
-        return ItemRanker.from_arrays({**self.bundle.arrays, **self.bundle.embeddings})
-
-    def _item_keys(self, ids: NDArray[np.int32]) -> list[list[Any]]:
-        return [self.bundle.keys(ITEM, row[row >= 0]).tolist() for row in ids]
-
-
-def lists_of(ranker: ItemRanker) -> dict[str, NDArray[Any]]:
-    """Arrays of a bundle with the first items for each user, so that a service need not rank them again.
-
-    ``listed_ids`` int32 [u, n] and ``listed_scores`` float32 [u, n], as :meth:`ItemRanker.recommend` gives
-    them; none where users × items are so many that this would take longer than all the rest.
-    """
-    if ranker.n_users * ranker.item_map.n_items > _MOST_RANKED:
-        return {}
-    ids, scores = ranker.recommend(np.arange(ranker.n_users), N_LISTED)
-    return {"listed_ids": ids, "listed_scores": scores}
 
 
 def _no_choices() -> Choices:

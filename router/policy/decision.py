@@ -184,6 +184,8 @@ class Decision:
 
     def _blocked(self) -> Iterator[str]:
         """The LLMs that only a constraint keeps from standing first."""
+        if not self.exclusions:
+            return
         values = np.where(np.isfinite(self.values), self.values, -np.inf)
         better = np.flatnonzero(values > self.values[self.ranking[0]])
         if not len(better):

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from router.bundle import USER
 from router.persona.data import Floats
-from router.scorer import USER, Scorer, User
+from router.scorer import Scorer, User
 from router.service.serving import Source  # at run time: FastAPI reads the types of a profile
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ppr import errors as ppr_errors
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
-from router.bundle import Bundle
+from router.bundle import ITEM, USER, Bundle
 from router.errors import (
     DataError,
     NotInReleaseError,
@@ -26,8 +26,9 @@ from router.errors import (
     UnknownNameError,
 )
 from router.policy import Catalogue
+from router.recommender import Recommender
 from router.releases import Release
-from router.scorer import ITEM, USER, Event, Scorer, User
+from router.scorer import Event, Scorer, User
 from router.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Serving:
         self.version = release.version
         self.scorer = scorer
         self.surroundings = surroundings
+        self.recommender = Recommender(scorer.bundle)
         self.catalogue: Catalogue = scorer.llms
         of_population = scorer.scores(scorer.population, None).preference
         self.best_single = self.catalogue.names[int(np.nanargmax(of_population))]
@@ -156,7 +158,7 @@ class Serving:
     @property
     def has_items(self) -> bool:
         """Whether the release ranks items."""
-        return "item.source" in self.scorer.bundle.embeddings
+        return self.recommender.has_items
 
     @property
     def feedback_until(self) -> float | None:
@@ -317,7 +319,7 @@ class Serving:
         key = None if user is None else self.bundle_key(USER, user)
         if key is not None and self.scorer.bundle.row(USER, key) < 0:
             key = None
-        found, scores = self.scorer.rank_items(
+        found, scores = self.recommender.rank(
             key, items, k, among=self._among(exclude, allowed), exclude_seen=exclude_seen
         )
         return list(zip(map(str, found), scores.tolist(), strict=True))
@@ -325,7 +327,7 @@ class Serving:
     def listed(self, user: str | None, k: int) -> Ranked | None:
         """:meth:`recommend` for a user whose first items the release lists: a look-up; else None."""
         key = None if user is None else self.bundle_key(USER, user)
-        found = None if key is None else self.scorer.listed_items(key, k)
+        found = None if key is None else self.recommender.listed(key, k)
         return None if found is None else list(zip(map(str, found[0]), found[1].tolist(), strict=True))
 
     def _among(self, exclude: Collection[str], allowed: Collection[str] | None) -> NDArray[np.bool_] | None:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from ppr.graph import Graph
 from ppr.local import compute_fingerprints
 from ppr.params import FingerprintParams
-from router.bundle import write_bundle
+from router.bundle import ITEM, USER, write_bundle
 from router.encoders import EncoderIdentity
 from router.items import ItemRanker
 from router.items.linear import ItemMap
 from router.newcomers import NewcomerPrior
 from router.policy import Catalogue, Llm
 from router.releases import publish
-from router.scorer import ITEM, N_LISTED, USER
+from router.recommender import N_LISTED
 
 N_LLMS, N_TASKS, N_FACTORS, N_TASTES, N_QUERIES = 50, 12, 12, 16, 1_000
 N_LATENT, ITEMS_PER_USER, ITEMS_NEAR = 64, 10, 50
@@ -87,7 +87,9 @@ def _write_model(
     spread[:, np.arange(1, N_FACTORS + 1).cumsum() - 1] = 0.5  # the diagonal
     newcomers = NewcomerPrior(
         log_shares=np.full(N_TASTES, -np.log(N_TASTES), np.float32),
-        weights={f"{edge}.tastes": 0.1 * normal(N_TASTES, N_TASTES) for edge in ("near", "taken_by", "reached")},
+        weights={
+            f"{edge}.tastes": 0.1 * normal(N_TASTES, N_TASTES) for edge in ("near", "taken_by", "reached")
+        },
         center=np.zeros(0, np.float32),
         scale=np.ones(0, np.float32),
         user_sent=normal(n_users, N_TASTES + N_LLMS),

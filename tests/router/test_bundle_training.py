@@ -19,6 +19,7 @@ from router.items.network import NetworkSettings
 from router.joint import JointSettings
 from router.persona.data import ChoiceData, Choices, Support, UserLinks
 from router.personal import PersonalRouter
+from router.recommender import Recommender
 from router.scorer import Scorer, User
 from router.served import MIN_CHOICES, N_LANDMARKS, KnownQueries, LightPairs
 from router.train import Settings
@@ -292,8 +293,7 @@ def test_items_and_tastes_may_be_trained_together(data, tmp_path):
     np.testing.assert_allclose(features.numpy(), scaled, atol=1e-4)
     support = Support(1, Choices(*(np.zeros(0, np.int64),) * 3), links=UserLinks(links.interactions[[0]]))
     assert np.isfinite(router.scores_new_users(support, np.arange(2))).all()
-    scorer = Scorer(together)
-    items, _ = scorer.recommend([data.user_keys[0].as_py()], 3)
+    items, _ = Recommender(together).recommend([data.user_keys[0].as_py()], 3)
     assert len(items[0]) > 0
 
 
@@ -306,7 +306,7 @@ def test_terms_that_rank_items_are_chosen(data, tmp_path, monkeypatch):
     some = replace(data, data=replace(data.data, links=links))
 
     def recommended(bundle):
-        found, _ = Scorer(bundle).recommend(data.user_keys.to_pylist(), 4)
+        found, _ = Recommender(bundle).recommend(data.user_keys.to_pylist(), 4)
         return found
 
     def expected(terms):

@@ -22,6 +22,7 @@ from router.persona.data import Choices, Support, UserLinks
 from router.personal import PersonalRouter
 from router.policy import Policy
 from router.posterior import Tastes, infer
+from router.recommender import Recommender
 from router.scorer import Event, Scorer, User, packed
 from router.train import Settings
 from tests.choice_files import LLMS, write_files
@@ -323,11 +324,12 @@ def test_candidates(scorer):
 
 
 def test_items(scorer, data):
-    (keys,), _ = scorer.recommend(["u02"], 2)
+    recommender = Recommender(scorer.bundle)
+    (keys,), _ = recommender.recommend(["u02"], 2)
     assert all(int(key.removeprefix("item-")) < 6 for key in keys)
-    keys, _ = scorer.recommend_from_items({"item-7": 1.0, "item-9": 2.0}, 2)
+    keys, _ = recommender.rank(None, {"item-7": 1.0, "item-9": 2.0}, 2)
     assert all(int(key.removeprefix("item-")) >= 6 for key in keys)
-    assert len(scorer.recommend_from_items({}, 3)[0]) == 3
+    assert len(recommender.rank(None, {}, 3)[0]) == 3
 
 
 @pytest.mark.parametrize(

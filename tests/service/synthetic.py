@@ -13,7 +13,8 @@ from router.bundle import Bundle, write_bundle
 from router.encoders import EncoderIdentity
 from router.items import ItemRanker
 from router.policy import Catalogue, Llm
-from router.scorer import lists_of, packed
+from router.recommender import lists_of
+from router.scorer import packed
 
 ENCODER = EncoderIdentity("hashing", 1, 16)
 TASKS = ("code", "poems")

@@ -211,7 +211,7 @@ def test_integer_keys(tmp_path, users):
 
 def full_row(serving: Serving, row: int | None, extra: dict[int, float]) -> np.ndarray:
     """Scores of all items from the whole matrices."""
-    ranker = serving.scorer._ranker
+    ranker = serving.recommender._ranker
     own = np.zeros(N_ITEMS, np.float32) if row is None else ranker.interactions.toarray()[row]
     for column, weight in extra.items():
         own[column] += weight
@@ -225,7 +225,7 @@ def test_recommend_against_the_full_row(tmp_path, lists):
     write_synthetic(tmp_path / "model", users=USERS, items=ITEMS, lists=lists)
     serving = serve(tmp_path / "releases", tmp_path / "model")
     assert ("listed_ids" in serving.scorer.bundle.arrays) == lists
-    seen = serving.scorer._ranker.interactions.toarray() > 0
+    seen = serving.recommender._ranker.interactions.toarray() > 0
     rng = np.random.default_rng(1)
     for case in range(60):
         row = None if case % 4 == 0 else int(rng.integers(N_USERS))

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from router.scorer import USER
+from router.bundle import USER
 from router.service.problems import documented
 from router.service.routes.bodies import answer, service_of
 from router.service.security import SECURITY, require
