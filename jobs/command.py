@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,8 @@ def settings_for(
 def print_result(result: Mapping[str, Any]) -> None:
     """Print a job's result as JSON on standard output."""
     typer.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
+
+
+def utc(given: datetime) -> datetime:
+    """A time given on the command line: in UTC where no zone was."""
+    return given if given.tzinfo is not None else given.replace(tzinfo=UTC)

@@ -39,7 +39,7 @@ from ppr.manifest import (
 )
 
 FORMAT = "fairpath-market"
-VERSION = 1
+VERSION = 2
 
 FIRST_DAY = np.datetime64("2025-01-06T00:00:00", "s")
 N_DAYS = 180
@@ -338,6 +338,8 @@ def _llm_table() -> pa.Table:
             "output_usd_per_mtok": [llm.output_usd_per_mtok for llm in words.LLMS],
             "tokens_per_s": [llm.tokens_per_s for llm in words.LLMS],
             "description": [llm.description for llm in words.LLMS],
+            "context_tokens": [llm.context_tokens for llm in words.LLMS],
+            "capabilities": pa.array([llm.capabilities for llm in words.LLMS], pa.list_(pa.string())),
         }
     )
 

@@ -59,13 +59,75 @@ class Llm(NamedTuple):
     warmth: float
     quality: tuple[float, ...]
     description: str
+    context_tokens: int
+    capabilities: tuple[str, ...]
 
 
 LLMS: tuple[Llm, ...] = (
-    Llm("atlas-large", 3.0, 15.0, 45, 0.1, (0.90, 0.88, 0.90, 0.92, 0.90, 0.91), "Large, thorough."),
-    Llm("atlas-small", 0.3, 1.2, 240, 0.0, (0.70, 0.68, 0.66, 0.64, 0.62, 0.70), "Small, quick."),
-    Llm("birch-chat", 0.8, 3.2, 90, 1.0, (0.78, 0.84, 0.78, 0.55, 0.50, 0.72), "For friendly conversation."),
-    Llm("cobalt-code", 1.0, 5.0, 80, -0.8, (0.60, 0.55, 0.64, 0.86, 0.93, 0.62), "For code and maths."),
-    Llm("delta-mini", 0.1, 0.4, 120, -0.2, (0.56, 0.54, 0.50, 0.42, 0.40, 0.55), "Smallest, cheapest."),
-    Llm("ember-pro", 2.0, 8.0, 60, 0.6, (0.86, 0.92, 0.85, 0.74, 0.70, 0.85), "Careful, warm writer."),
+    Llm(
+        "atlas-large",
+        3.0,
+        15.0,
+        45,
+        0.1,
+        (0.90, 0.88, 0.90, 0.92, 0.90, 0.91),
+        "Large, thorough.",
+        200_000,
+        ("tools", "vision"),
+    ),
+    Llm(
+        "atlas-small",
+        0.3,
+        1.2,
+        240,
+        0.0,
+        (0.70, 0.68, 0.66, 0.64, 0.62, 0.70),
+        "Small, quick.",
+        128_000,
+        ("tools",),
+    ),
+    Llm(
+        "birch-chat",
+        0.8,
+        3.2,
+        90,
+        1.0,
+        (0.78, 0.84, 0.78, 0.55, 0.50, 0.72),
+        "For friendly conversation.",
+        32_000,
+        (),
+    ),
+    Llm(
+        "cobalt-code",
+        1.0,
+        5.0,
+        80,
+        -0.8,
+        (0.60, 0.55, 0.64, 0.86, 0.93, 0.62),
+        "For code and maths.",
+        128_000,
+        ("tools",),
+    ),
+    Llm(
+        "delta-mini",
+        0.1,
+        0.4,
+        120,
+        -0.2,
+        (0.56, 0.54, 0.50, 0.42, 0.40, 0.55),
+        "Smallest, cheapest.",
+        16_000,
+        (),
+    ),
+    Llm(
+        "ember-pro",
+        2.0,
+        8.0,
+        60,
+        0.6,
+        (0.86, 0.92, 0.85, 0.74, 0.70, 0.85),
+        "Careful, warm writer.",
+        64_000,
+        ("tools", "vision"),
+    ),
 )

@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import typer
 from typer import Argument, Option
 
 from jobs import options as opt
-from jobs.command import print_result, settings_for
+from jobs.command import print_result, settings_for, utc
 from jobs.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ Scopes = Annotated[
 BudgetUsd = Annotated[float | None, Option(help="What it may spend in a period, USD.")]
 RequestsPerMinute = Annotated[int | None, Option(help="Its rate limit.")]
 ExpiresDays = Annotated[float | None, Option(help="Days until it expires; default: never.")]
+Releases = Annotated[
+    Path | None,
+    Option(help="Folder of the service's releases: keeps the name of their encoder beside embeddings."),
+]
 KeyId = Annotated[str, Argument(metavar="KEY_ID", help="Id of the key, as 'keys list' prints it.")]
 Since = Annotated[
     datetime | None,
@@ -98,12 +104,24 @@ def export(
     store: StoreUrl,
     out: opt.OutPath,
     since: Since = None,
+    releases: Releases = None,
     log_level: opt.LogLevel = None,
     log_format: opt.LogFormat = None,
 ) -> None:
     """Write choices, interactions and judgements as the tables that train-router and build-graph read."""
     with _opened(store, log_level, log_format) as opened:
-        exported = opened.export(out, since=None if since is None else _utc(since).timestamp())
+        from router.releases import encoder_of
+
+        exported = opened.export(
+            out,
+            since=None if since is None else utc(since).timestamp(),
+            encoder_of=lambda version: None if releases is None else encoder_of(releases, version),
+        )
+    if exported.n_queries and exported.encoder is None:
+        structlog.get_logger().warning(
+            "the encoder of the embeddings is not known: services refuse a model that is trained on them; "
+            "give the folder of the releases by --releases"
+        )
     print_result(
         {
             "folder": exported.folder,
@@ -111,7 +129,9 @@ def export(
             "queries": exported.n_queries,
             "interactions": exported.n_interactions,
             "judgements": exported.n_judgements,
-            "left_out": exported.n_left_out,
+            "left_out": exported.left_out,
+            "encoder": None if exported.encoder is None else exported.encoder.to_json(),
+            "feedback_until": _iso(exported.feedback_until, "microseconds"),
         }
     )
 
@@ -142,9 +162,5 @@ def _described(key: ApiKey) -> dict[str, Any]:
     }
 
 
-def _iso(unix_s: float | None) -> str | None:
-    return None if unix_s is None else datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
-
-
-def _utc(time_given: datetime) -> datetime:
-    return time_given if time_given.tzinfo is not None else time_given.replace(tzinfo=UTC)
+def _iso(unix_s: float | None, precision: str = "seconds") -> str | None:
+    return None if unix_s is None else datetime.fromtimestamp(unix_s, UTC).isoformat(timespec=precision)

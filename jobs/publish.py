@@ -18,6 +18,7 @@ def run(
     graph: Path | None = None,
     fingerprints: Path | None = None,
     activate: bool = True,
+    new_encoder: bool = False,
     feedback_until: datetime | None = None,
 ) -> dict[str, Any]:
     """Publish a release; the same stores again change nothing.
@@ -27,7 +28,9 @@ def run(
     ConfigurationError
         Fingerprints are given without a graph.
     ReleaseError
-        The stores do not belong together.
+        The stores do not belong together, or the encoder is another one than the current release's.
+    ParameterError
+        ``feedback_until`` is in the future.
     BundleError, MissingDataError
         A store is damaged or not there.
     """
@@ -40,6 +43,7 @@ def run(
         graph=graph,
         fingerprints=fingerprints,
         activate=activate,
+        new_encoder=new_encoder,
         feedback_until=feedback_until,
     )
     stores = release.manifest["stores"]

@@ -30,6 +30,8 @@ from router.service.settings import ServiceSettings, is_loopback
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from router.encoders import EncoderIdentity
+
 _LOOK_S = 0.05
 _ANSWER_S = 5.0
 
@@ -62,18 +64,20 @@ def run(releases: Path, settings: Settings) -> int:
         raise ResourceError(f"{package} is not installed: run pip install 'fairpath[serve]'") from error
     chosen = ServiceSettings.of(releases, settings.serve)
     with listen(chosen.host, chosen.port, "port", "serve") as listening, _signals() as received:
-        check_start(chosen)
+        start = check_start(chosen)
         config = uvicorn.Config(
-            partial(make_app, chosen, settings.log),
+            partial(make_app, chosen, settings.log, start.encoder),
             factory=True,
             workers=chosen.workers,
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=chosen.trusted_proxies is not None,
+            forwarded_allow_ips=chosen.trusted_proxies,
             timeout_graceful_shutdown=round(chosen.stop_timeout_s),
         )
-        _tell_when_ready(chosen, listening)
+        _tell_when_ready(chosen, listening, _admits(chosen, any_keys=start.any_keys))
         with _shared_metrics(chosen.workers):
             try:
                 _serve(config, listening)
@@ -82,14 +86,18 @@ def run(releases: Path, settings: Settings) -> int:
     return 130 if received == [signal.SIGINT] else 0
 
 
-def make_app(settings: ServiceSettings, log: LogSettings) -> ASGIApp:
-    """Application of one worker, which is a process of its own where there are several."""
+def make_app(settings: ServiceSettings, log: LogSettings, encoder: EncoderIdentity) -> ASGIApp:
+    """Application of one worker, which is a process of its own where there are several.
+
+    The encoder is that of the start, for workers that are started again later too: they refuse the releases
+    that the others refuse.
+    """
     configure_logs(log.level, log.format)
     if (supervisor := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_end_with, args=(supervisor,), daemon=True).start()
     from router.service.app import create_app
 
-    return create_app(settings)
+    return create_app(settings, encoder=encoder)
 
 
 def _end_with(supervisor: multiprocessing.process.BaseProcess) -> None:
@@ -140,21 +148,21 @@ def _shared_metrics(workers: int) -> Iterator[None]:
             del os.environ[MULTIPROCESS_VARIABLE]
 
 
-def _tell_when_ready(settings: ServiceSettings, listening: socket.socket) -> None:
+def _tell_when_ready(settings: ServiceSettings, listening: socket.socket, admits: str) -> None:
     """Log one line, from a thread, once the service answers that it is ready."""
     host, port = settings.host, listening.getsockname()[1]
     asked = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     threading.Thread(
-        target=_wait_until_ready, args=(settings, _url(asked, port), _url(host, port)), daemon=True
+        target=_wait_until_ready,
+        args=(settings.workers, _url(asked, port), _url(host, port), admits),
+        daemon=True,
     ).start()
 
 
-def _wait_until_ready(settings: ServiceSettings, asked: str, shown: str) -> None:
+def _wait_until_ready(workers: int, asked: str, shown: str, admits: str) -> None:
     while (release := _ready_release(f"{asked}/readyz")) is None:
         time.sleep(_LOOK_S)
-    structlog.get_logger().info(
-        "ready", url=shown, release=release, workers=settings.workers, admits=_admits(settings)
-    )
+    structlog.get_logger().info("ready", url=shown, release=release, workers=workers, admits=admits)
 
 
 def _ready_release(url: str) -> str | None:
@@ -166,11 +174,11 @@ def _ready_release(url: str) -> str | None:
         return None
 
 
-def _admits(settings: ServiceSettings) -> str:
+def _admits(settings: ServiceSettings, *, any_keys: bool) -> str:
     """Whose requests are answered, in words."""
     if settings.auth == "off":
         return "everybody on this machine"
-    if settings.auth == "auto" and is_loopback(settings.host):
+    if settings.auth == "auto" and is_loopback(settings.host) and not any_keys:
         return "everybody on this machine, until a key is made; then whoever has one"
     return "whoever has an API key"
 

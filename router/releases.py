@@ -40,7 +40,15 @@ from ppr.graph import Graph
 from ppr.manifest import MANIFEST, check_files, file_sha256, full_disk_is_an_error, new_store, sync
 from ppr.verd import Verd
 from router.bundle import LLM, Bundle
-from router.errors import BundleError, MissingDataError, ReleaseError, ResourceError
+from router.encoders import EncoderIdentity
+from router.errors import (
+    BundleError,
+    DataError,
+    MissingDataError,
+    ParameterError,
+    ReleaseError,
+    ResourceError,
+)
 from router.scorer import Scorer
 from router.surroundings import Surroundings
 
@@ -126,6 +134,7 @@ def publish(
     graph: str | Path | None = None,
     fingerprints: str | Path | None = None,
     activate: bool = True,
+    new_encoder: bool = False,
     feedback_until: datetime | None = None,
     now: datetime | None = None,
 ) -> Release:
@@ -139,16 +148,22 @@ def publish(
         Stores. Files are hard-linked where that is possible, copied else.
     activate
         Switch to it.
+    new_encoder
+        Switch to it even if its encoder is not that of the current release: services that run refuse it until
+        they are started again.
     feedback_until
-        Time up to which the model has learned from the feedback of its services; None where from none.
-        A service applies what came later on top of it.
+        Time up to which the model has learned from the feedback of its services, not in the future; None
+        where from none. A service applies what came later on top of it.
     now
         Time of the release; by default that of the clock.
 
     Raises
     ------
     ReleaseError
-        The stores do not belong together, or the model gives no finite scores.
+        The stores do not belong together, the model gives no finite scores, or its encoder is another one
+        than the current release's.
+    ParameterError
+        ``feedback_until`` is in the future.
     MissingDataError
         A store is not there.
     BundleError
@@ -163,8 +178,12 @@ def publish(
     sources = {name: Path(path) for name, path in given.items() if path is not None}
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     until = None if feedback_until is None else feedback_until.astimezone(UTC).isoformat()
+    if feedback_until is not None and feedback_until > moment:
+        raise ParameterError(f"'feedback_until' must not be in the future (got {until})")
     with _release_errors():
         digest = _digest({name: _manifest_sha256(path) for name, path in sources.items()}, until)
+        if activate and not new_encoder:
+            _check_encoder(folder, sources[MODEL])
         version = _version_of(folder, digest) or f"{moment:%Y%m%dT%H%M%SZ}-{digest}"
         if not (folder / version).exists():
             # Of two that publish the same at once, one finds the other's.
@@ -191,20 +210,30 @@ def activate(root: str | Path, version: str) -> None:
     _switch(folder, version, "activate")
 
 
-def rollback(root: str | Path) -> str:
-    """Switch back to the release before the current one and return its version; twice goes back by two.
+def rollback(root: str | Path, to: str | None = None) -> str:
+    """Switch back to a release before the current one and return its version; twice goes back by two.
+
+    Parameters
+    ----------
+    root
+        Folder of all releases.
+    to
+        One of :func:`earlier_versions`; by default the last of them.
 
     Raises
     ------
     ReleaseError
-        There is none, or it is damaged.
+        There is none, or it is damaged; nothing was switched.
     ResourceError
         The folder cannot be written.
     """
     folder = Path(root)
-    version = previous_version(folder)
-    if version is None:
+    earlier = earlier_versions(folder)
+    if not earlier:
         raise ReleaseError(f"{folder}: there is no release before {current_version(folder)}")
+    version = earlier[0] if to is None else to
+    if version not in earlier:
+        raise ReleaseError(f"{folder}: {version!r} is not a release before {current_version(folder)}")
     open_release(folder, version, verify=True)
     _switch(folder, version, "rollback")
     return version
@@ -305,6 +334,30 @@ def open_release(root: str | Path, version: str, *, verify: bool) -> Release:
     except (KeyError, TypeError, AttributeError) as error:
         raise ReleaseError(f"{path}: the record is damaged ({error!r})") from None
     return release
+
+
+def encoder_of(root: str | Path, version: str) -> EncoderIdentity | None:
+    """Encoder of a release's model; None where there is no such release, or it is damaged."""
+    try:
+        release = open_release(root, version, verify=False)
+        return EncoderIdentity.from_json(release.manifest["encoder"])
+    except (ReleaseError, DataError, KeyError):
+        return None
+
+
+def _check_encoder(root: Path, model: Path) -> None:
+    """Refuse a model that no service of the current release could use; a damaged release says nothing."""
+    try:
+        version = current_version(root)
+    except ReleaseError:
+        return
+    old = None if version is None else encoder_of(root, version)
+    new = Bundle.open(model, verify=False).encoder
+    if old is not None and new != old:
+        raise ReleaseError(
+            f"{model}: made with encoder {new}, but services of the current release {version} use {old} "
+            "and would refuse it; train with that one, or publish with --new-encoder and restart the services"
+        )
 
 
 def _check_name(version: str, place: Path) -> None:

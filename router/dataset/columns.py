@@ -3,6 +3,9 @@
 A Parquet table (a file or a folder of files) is read in pieces of a few row groups. What is made of each
 piece is small, so tables larger than memory can be read; Dask spreads the pieces over threads where it is
 installed. A CSV file is one piece. Rows count from 1, without the header.
+
+Files of a folder may have different columns, and types of the same meaning: what a file does not have is null
+in its rows, and text is text, however Arrow keeps it.
 """
 
 from __future__ import annotations
@@ -221,20 +224,25 @@ class Columns:
             It is not a readable table, or a column's name appears twice.
         """
         file = Path(path)
+        pieces: list[Callable[[], Batch]]
         if file.is_dir() or file.suffix in _PARQUET:
             files = _parquet_files(file)
-            columns = files[0][1].schema_arrow.names
+            columns = list(dict.fromkeys(name for _, parquet in files for name in parquet.schema_arrow.names))
+            found = [_find(place, parquet.schema_arrow.names, usual, needed) for place, parquet in files]
+            names = {thing: name for of_file in reversed(found) for thing, name in of_file.items()}
+            kinds = {
+                thing: parquet.schema_arrow.field(name).type
+                for (_, parquet), of_file in zip(reversed(files), reversed(found), strict=True)
+                for thing, name in of_file.items()
+            }
+            pieces = _parquet_pieces(files, found, kinds)
         else:
             table = open_table(file, ())
             columns = table.column_names
-        names = _find(file, columns, usual, needed)
-        pieces: list[Callable[[], Batch]]
-        if file.is_dir() or file.suffix in _PARQUET:
-            pieces = _parquet_pieces(files, names)
-        else:
+            found = [names := _find(file, columns, usual, needed)]
             chosen = table.select(list(names.values())).rename_columns(list(names))
             pieces = [partial(Batch, file, 1, chosen, True)]
-        taken = set(names.values())
+        taken = {name for of_file in found for name in of_file.values()}
         return cls(file, names, tuple(c for c in columns if c not in taken), tuple(pieces))
 
     def with_extra(self, columns: Sequence[str]) -> Columns:
@@ -251,8 +259,14 @@ class Columns:
     def whole(self) -> Batch:
         """All rows at once, for tables that fit."""
         batches = list(self.batches())
-        first = batches[0]
-        return Batch(self.path, 1, pa.concat_tables([b.table for b in batches]), first.is_text)
+        if len(batches) == 1:
+            return batches[0]
+        tables = [batch.table.cast(_plain_schema(batch.table.schema)) for batch in batches]
+        try:
+            table = pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(f"{self.path}: files have columns of different types ({error})") from None
+        return Batch(self.path, 1, table, batches[0].is_text)
 
     def map(self, function: Callable[[Batch], T], *, parallel: bool) -> list[T]:
         """Apply a function to every piece; in parallel, Dask's threads do it where Dask is installed."""
@@ -263,6 +277,15 @@ class Columns:
             results: list[T] = list(dask.compute(*tasks, scheduler="threads"))
             return results
         return [_apply(function, piece) for piece in self._pieces]
+
+
+def kept_beside(path: Path, name: str) -> set[str | None]:
+    """Values of an entry of the metadata of a table's Parquet files; None where a file has none."""
+    if not (path.is_dir() or path.suffix in _PARQUET):
+        return {None}
+    metadata = [parquet.schema_arrow.metadata or {} for _, parquet in _parquet_files(path)]
+    entries = [of_file.get(name.encode()) for of_file in metadata]
+    return {None if entry is None else entry.decode(errors="replace") for entry in entries}
 
 
 def size_bytes(path: Path) -> int:
@@ -312,37 +335,60 @@ def _parquet_files(path: Path) -> list[tuple[Path, pq.ParquetFile]]:
                 opened.append((file, parquet))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{file}: not a readable Parquet file ({error})") from None
-        if parquet.schema_arrow.names != opened[0][1].schema_arrow.names:
-            raise DataError(f"{file}: must have the columns of {files[0].name}")
     if not sum(parquet.metadata.num_rows for _, parquet in opened):
         raise DataError(f"{path}: empty (no rows)")
     return opened
 
 
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([(field.name, _plain(field.type)) for field in schema])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Type of the same values: texts, and lists of them, in one form whatever their encoding."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    return pa.large_string() if _is_string(kind) else kind
+
+
 def _parquet_pieces(
-    files: Sequence[tuple[Path, pq.ParquetFile]], names: Mapping[str, str]
+    files: Sequence[tuple[Path, pq.ParquetFile]],
+    found: Sequence[Mapping[str, str]],
+    kinds: Mapping[str, pa.DataType],
 ) -> list[Callable[[], Batch]]:
     """Readers of a few row groups each."""
     pieces: list[Callable[[], Batch]] = []
-    for path, parquet in files:
+    for (path, parquet), names in zip(files, found, strict=True):
         groups: list[int] = []
         first_row, rows, n_bytes = 1, 0, 0
         for group in range(parquet.num_row_groups):
             about = parquet.metadata.row_group(group)
             groups, rows, n_bytes = [*groups, group], rows + about.num_rows, n_bytes + about.total_byte_size
             if n_bytes >= PIECE_BYTES or group == parquet.num_row_groups - 1:
-                pieces.append(partial(_read_groups, path, tuple(groups), first_row, dict(names)))
+                pieces.append(partial(_read_groups, path, tuple(groups), first_row, names, kinds))
                 groups, first_row, rows, n_bytes = [], first_row + rows, 0, 0
     return pieces
 
 
-def _read_groups(path: Path, groups: tuple[int, ...], first_row: int, names: Mapping[str, str]) -> Batch:
+def _read_groups(
+    path: Path,
+    groups: tuple[int, ...],
+    first_row: int,
+    names: Mapping[str, str],
+    kinds: Mapping[str, pa.DataType],
+) -> Batch:
     try:
         with pq.ParquetFile(path) as parquet:
             table = parquet.read_row_groups(list(groups), columns=list(names.values()))
+        columns = {
+            thing: table[names[thing]] if thing in names else pa.nulls(table.num_rows, kind)
+            for thing, kind in kinds.items()
+        }
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged Parquet file ({error})") from None
-    return Batch(path, first_row, table.select(list(names.values())).rename_columns(list(names)), False)
+    return Batch(path, first_row, pa.table(columns), False)
 
 
 def is_list_of_names(kind: pa.DataType) -> bool:

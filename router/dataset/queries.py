@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 
-from router.dataset.columns import Batch, Columns
+from router.dataset.columns import Batch, Columns, kept_beside
 from router.dataset.events import Events
-from router.encoders import HASHING, MINILM, EncoderIdentity, open_encoder
-from router.errors import DataError
+from router.encoders import ENCODER_METADATA, HASHING, MINILM, Encoder, EncoderIdentity, open_encoder
+from router.errors import BundleError, DataError, MissingDataError, UnknownNameError
 from router.loaders.tables import vectors
 from router.persona.data import Floats, Ints
 
@@ -85,7 +86,13 @@ def encoder_name(wanted: str) -> str:
 
 
 def describe_queries(
-    events: Events, descriptions: Sequence[str], *, path: Path | None, encoder: str, seed: int
+    events: Events,
+    descriptions: Sequence[str],
+    *,
+    path: Path | None,
+    encoder: str,
+    seed: int,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Queries:
     """Embeddings and tasks of the events' queries.
 
@@ -100,30 +107,40 @@ def describe_queries(
     path
         Table of queries (``id``, and ``text`` or ``embedding``, perhaps ``task``), or None.
     encoder
-        Name of an encoder, or ``auto``. Not used where the table brings embeddings.
+        Name of an encoder, or ``auto``. Not used where the table brings embeddings: they are of the encoder
+        that its metadata name (``fairpath.encoder``), else of one called ``external``. If the one named is
+        installed, queries that are not in the table are texts, which it encodes.
     seed
         Of the grouping.
+    tell
+        Is told which queries were taken for texts.
 
     Raises
     ------
     DataError
-        A query is not in the table, or a cell breaks its rule.
+        A query is not in the table, a cell breaks its rule, or embeddings are not of one encoder.
     MissingDataError
         The encoder's packages are not installed.
     UnknownNameError
         There is no such encoder.
     """
     texts, words, embeddings = events.query_keys, events.query_tasks, None
+    identity: EncoderIdentity | None = None
+    chosen: Encoder | None = None
     if path is not None:
-        texts, of_table, embeddings = _from_table(path, events)
+        identity = _kept_identity(path)
+        chosen = None if identity is None else _installed(identity)
+        texts, of_table, embeddings = _from_table(path, events, chosen, tell)
         words = words if of_table is None else of_table
     if embeddings is None:
         chosen = open_encoder(encoder_name(encoder))
         identity, embeddings = chosen.identity, chosen.encode(texts.tolist())
+    identity = identity or EncoderIdentity(EXTERNAL, 1, embeddings.shape[1])
+    if identity.dimension != embeddings.shape[1]:
+        raise DataError(f"{path}: embeddings of {identity} must not have {embeddings.shape[1]} numbers")
+    of_llms = np.zeros((len(descriptions), identity.dimension), dtype=np.float32)
+    if chosen is not None:
         of_llms = chosen.encode(list(descriptions))
-    else:
-        identity = EncoderIdentity(EXTERNAL, 1, embeddings.shape[1])
-        of_llms = np.zeros((len(descriptions), embeddings.shape[1]), dtype=np.float32)
     if words is None:
         tasks_of = _group(embeddings, seed)
         names = [f"cluster {i}" for i in range(tasks_of.max() + 1)]
@@ -137,17 +154,42 @@ def describe_queries(
     return Queries(Tasks(tuple(names), centroids, words is not None), tasks_of, embeddings, of_llms, identity)
 
 
-def _from_table(path: Path, events: Events) -> tuple[NDArray[Any], NDArray[Any] | None, Floats | None]:
+def _kept_identity(path: Path) -> EncoderIdentity | None:
+    """Encoder of a table's embeddings, where its metadata say so."""
+    kept = kept_beside(path, ENCODER_METADATA)
+    if len(kept) > 1:
+        raise DataError(f"{path}: embeddings must be of one encoder (got {len(kept)} kinds of files)")
+    text = kept.pop()
+    if text is None:
+        return None
+    try:
+        return EncoderIdentity.from_json(json.loads(text))
+    except ValueError as error:
+        raise DataError(f"{path}: the metadata name no encoder ({error})") from None
+
+
+def _installed(identity: EncoderIdentity) -> Encoder | None:
+    try:
+        return open_encoder(identity)
+    except (UnknownNameError, MissingDataError, BundleError):
+        return None
+
+
+def _from_table(
+    path: Path, events: Events, encoder: Encoder | None, tell: Callable[[str], None]
+) -> tuple[NDArray[Any], NDArray[Any] | None, Floats | None]:
     """Texts, tasks and embeddings of the events' queries."""
     batch = Columns.open(path, _USUAL_NAMES, ("query",)).whole()
     if not (batch.has("text") or batch.has("embedding")):
         raise DataError(f"{path}: a column 'text' or 'embedding' is needed")
     ids = batch.texts("query")
     found = pc.index_in(pa.array(events.query_keys, ids.type), value_set=ids)
-    if found.null_count:
-        unknown = events.query_keys[pc.index(found.is_null(), True).as_py()]
+    absent = found.is_null().to_numpy(zero_copy_only=False)
+    encoded = encoder is not None and batch.has("embedding")
+    if absent.any() and not (encoded and (events.query_tasks is not None or not batch.has("task"))):
+        unknown = events.query_keys[absent][0]
         raise DataError(f"{path}: query {unknown!r} of the events is not there")
-    rows = found.to_numpy()
+    rows = found.fill_null(0).to_numpy()
     columns: dict[str, NDArray[Any]] = {
         name: batch.texts(name).to_numpy(zero_copy_only=False) for name in ("text", "task") if batch.has(name)
     }
@@ -156,6 +198,12 @@ def _from_table(path: Path, events: Events) -> tuple[NDArray[Any], NDArray[Any] 
     for name, values in columns.items():
         _check_unique(batch, ids, name, values)
     of_events = {name: values[rows] for name, values in columns.items()}
+    if encoder is not None and absent.any():
+        texts = events.query_keys[absent]
+        tell(f"{path}: {len(texts)} queries of the events are not there, taken for texts: {texts[0]!r} ...")
+        of_events["embedding"][absent] = encoder.encode(texts.tolist())
+        if "task" in of_events and events.query_tasks is not None:
+            of_events["task"][absent] = events.query_tasks[absent]
     return of_events.get("text", events.query_keys), of_events.get("task"), of_events.get("embedding")
 
 

@@ -3,7 +3,7 @@
 ==============  =========================================================================================
 events          user, query (text or id), llm; perhaps task, offered, thumbs, reward, cost_usd, latency_ms
 llms            llm (or name); perhaps description, prices, context_tokens, capabilities, measured numbers
-queries         id, text or embedding (then of an encoder called ``external``); perhaps task
+queries         id, text or embedding (of the encoder that the metadata name, else ``external``); perhaps task
 answers         query, llm, numbers that were measured: quality, cost_usd, latency_ms, length ...
 users           user, profile attributes
 graph           store of users and items; its users are known even without events
@@ -207,7 +207,9 @@ def read_router_data(files: RouterFiles, how: Reading | None = None) -> RouterDa
     if events.extra_columns:
         how.tell(f"{files.events}: columns not used: {', '.join(events.extra_columns)}")
     descriptions = [llm.description or llm.name for llm in catalogue.llms]
-    queries = describe_queries(events, descriptions, path=files.queries, encoder=how.encoder, seed=how.seed)
+    queries = describe_queries(
+        events, descriptions, path=files.queries, encoder=how.encoder, seed=how.seed, tell=how.tell
+    )
     links = None if files.graph is None else read_links(files.graph, files.fingerprints, how.top_k)
     profiles = None if files.users is None else Columns.open(files.users, _USER_NAMES, ("user",))
     user_keys, users = _users(events, profiles, links)

@@ -30,6 +30,8 @@ class Request:
         Names of the LLMs to choose from, or None for all.
     excluded
         Names of LLMs not to choose.
+    reachable
+        Names of the LLMs that an upstream has, or None where that does not matter.
     budget_usd
         Most that this request may cost, or None for no limit.
     user_budget_usd
@@ -51,6 +53,7 @@ class Request:
     capabilities: frozenset[str] = frozenset()
     allowed: frozenset[str] | None = None
     excluded: frozenset[str] = frozenset()
+    reachable: frozenset[str] | None = None
     budget_usd: float | None = None
     user_budget_usd: float | None = None
     key_budget_usd: float | None = None
@@ -60,7 +63,7 @@ class Request:
         for name in ("prompt_tokens", "answer_tokens"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ParameterError(f"{name!r} must be finite and not negative (got {value})")
-        for name in ("capabilities", "allowed", "excluded"):
+        for name in ("capabilities", "allowed", "excluded", "reachable"):
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ParameterError(f"{name!r} must be a set of names (got {value!r})")
@@ -135,6 +138,8 @@ def find_exclusions(
 
 
 def _named(catalogue: Catalogue, request: Request) -> Iterator[Exclusion]:
+    if request.reachable is not None:
+        yield Exclusion(~catalogue.mask(request.reachable), lambda i: "has no upstream")
     if request.allowed is not None:
         yield Exclusion(~catalogue.mask(request.allowed), lambda i: "is not among the allowed LLMs")
     if request.excluded:
@@ -150,20 +155,20 @@ def _abilities(catalogue: Catalogue, request: Request) -> Iterator[Exclusion]:
 
 def _costs(request: Request, cost_usd: NDArray[np.float64], needs_price: bool) -> Iterator[Exclusion]:
     budgets = [
-        ("request", request.budget_usd),
-        ("user", request.user_budget_usd),
-        ("key", request.key_budget_usd),
+        ("the request's budget is {:.3g} USD", request.budget_usd),
+        ("the user has {:.3g} USD left", request.user_budget_usd),
+        ("the key has {:.3g} USD left", request.key_budget_usd),
     ]
-    for whose, budget in budgets:
+    for told, budget in budgets:
         if budget is not None:
-            yield _over_budget(whose, max(budget, 0.0), cost_usd)
+            yield _over_budget(told, max(budget, 0.0), cost_usd)
     if needs_price or any(budget is not None for _, budget in budgets):
         yield Exclusion(np.isnan(cost_usd), lambda i: "has no known price")
 
 
-def _over_budget(whose: str, budget: float, cost_usd: NDArray[np.float64]) -> Exclusion:
+def _over_budget(told: str, budget: float, cost_usd: NDArray[np.float64]) -> Exclusion:
     def why(i: int) -> str:
-        return f"costs {cost_usd[i]:.3g} USD (the {whose}'s budget is {budget:.3g} USD)"
+        return f"costs {cost_usd[i]:.3g} USD ({told.format(budget)})"
 
     return Exclusion(cost_usd > budget, why)
 
@@ -176,7 +181,7 @@ def _latency(
     expected_ms = np.full(n_llms, np.nan) if latency_ms is None else latency_ms
 
     def why(i: int) -> str:
-        return f"takes {expected_ms[i]:.3g} ms (the limit is {limit_ms:.3g} ms)"
+        return f"takes {expected_ms[i]:.0f} ms (the limit is {limit_ms:.0f} ms)"
 
     yield Exclusion(expected_ms > limit_ms, why)
     yield Exclusion(np.isnan(expected_ms), lambda i: "has no known latency")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from router.policy.constraints import Exclusion, Request, find_exclusions
 from router.policy.exploration import Exploration, Greedy
 
 _NAMED_IN_A_REASON = 3
+_LARGEST_LOG = 700.0  # of what a float64 can hold
 _NO_DEMANDS = Request()
 _GREEDY = Greedy()
 
@@ -94,10 +96,16 @@ class Decision:
 
         0 for LLMs left out, float64 [m].
         """
-        return self._chances(self.scores)
+        logits = self.scores[self.ranking]
+        odds = np.exp(logits - logits.max())
+        chances = np.zeros(len(self.scores))
+        chances[self.ranking] = odds / odds.sum()
+        return chances
 
     def left_out(self) -> dict[str, list[str]]:
         """Reasons for which LLMs were left out, by name."""
+        if len(self.ranking) == len(self.catalogue):
+            return {}
         return _left_out(self.catalogue, self.exclusions)
 
     def reason(self) -> str:
@@ -156,35 +164,30 @@ class Decision:
         return number if self.choice_logits else f"score {number}"
 
     def _number(self, i: int) -> str:
-        return f"{100 * self.chances[i]:.0f} %" if self.choice_logits else f"{self.scores[i]:.2f}"
+        return f"{100 * self.chances.item(i):.0f} %" if self.choice_logits else f"{self.scores.item(i):.2f}"
 
     def _personal_share(self) -> str:
         """What knowledge of the user did to the score, and to the order."""
         if self.base_scores is None or len(self.ranking) == 1:
             return ""
         moved = self.scores[self.ranking] - self.base_scores[self.ranking]
-        if not np.isfinite(moved).all() or not moved.any():
+        total = np.abs(moved).sum()
+        if total == 0 or not math.isfinite(total):
             return ""
-        base = self._chances(self.base_scores) if self.choice_logits else self.base_scores
-        number = f"{100 * base[self.chosen]:.0f} %" if self.choice_logits else f"{base[self.chosen]:.2f}"
+        base = self.base_scores[self.chosen]
+        number = f"{base:.2f}"
+        if self.choice_logits:
+            ahead = np.minimum(self.base_scores[self.ranking] - base, _LARGEST_LOG)
+            number = f"{100 / np.exp(ahead).sum():.0f} %"
         text = f"; for an unknown user {number}"
-        without = self.values[self.ranking] - moved
-        leader = int(self.ranking[np.argmax(without)])
+        leader = int(self.ranking[(self.values[self.ranking] - moved).argmax()])
         if leader != self.chosen:
             text += f", behind {self.catalogue.names[leader]}"
         return text
 
-    def _chances(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Softmax over the candidates."""
-        logits = scores[self.ranking]
-        odds = np.exp(logits - logits.max())
-        chances = np.zeros(len(scores))
-        chances[self.ranking] = odds / odds.sum()
-        return chances
-
     def _blocked(self) -> Iterator[str]:
         """The LLMs that only a constraint keeps from standing first."""
-        if not self.exclusions:
+        if len(self.ranking) == len(self.catalogue):
             return
         values = np.where(np.isfinite(self.values), self.values, -np.inf)
         better = np.flatnonzero(values > self.values[self.ranking[0]])

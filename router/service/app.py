@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from router.encoders import EncoderIdentity
 from router.service.chat_request import ChatBody
 from router.service.limits import RequestLimits, RequestMetrics
 from router.service.live import LiveRelease
@@ -37,6 +38,7 @@ the OpenAI-compatible endpoints have OpenAI's form of errors.
 def create_app(
     settings: ServiceSettings,
     *,
+    encoder: EncoderIdentity | None = None,
     store: Store | None = None,
     live: LiveRelease | None = None,
     upstreams: Upstreams | None = None,
@@ -47,6 +49,8 @@ def create_app(
     ----------
     settings
         All of its settings.
+    encoder
+        Of the releases that may be served; by default that of the current one at the start.
     store, live, upstreams
         Used instead of those that the settings name, and left open at the end.
 
@@ -61,7 +65,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_service(settings, metrics, store=store, live=live, upstreams=upstreams) as service:
+        async with open_service(
+            settings, metrics, encoder=encoder, store=store, live=live, upstreams=upstreams
+        ) as service:
             app.state.service = service
             yield
 
@@ -70,7 +76,7 @@ def create_app(
         version=version("fairpath"),
         description=_DESCRIPTION,
         lifespan=lifespan,
-        docs_url="/docs",
+        docs_url=None,  # FastAPI's would run scripts of another site at this origin
         redoc_url=None,
     )
     for part in (routing, people, telling, chat, operations):

@@ -1,13 +1,13 @@
 """What one LLM is asked for one chat, and the books about it: spending, feedback, session, metrics.
 
 An attempt that began to answer is closed exactly once. It is then paid: by the tokens that the upstream
-counted or, where it was cut short and told none, by an estimate of what was sent and received. What it cost
-and how long it took becomes feedback on its decision, which says nothing of the user's preference.
+counted or, where it was cut short and told none, by an estimate of what was sent and received. Of one that
+took the prompt and gave no answer, the prompt is paid; of one that was not reached or refused, nothing. What
+it cost and how long it took becomes feedback on its decision, which says nothing of the user's preference.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import anyio
 import numpy as np
+import structlog
 from anyio import to_thread
 
 from router.errors import RouterError
@@ -26,6 +27,7 @@ from router.service.metrics import Metrics
 from router.service.purse import Hold, price_usd
 from router.service.sessions import Sessions
 from router.service.store import ApiKey, Feedback, Store, new_id
+from router.service.upstreams import Target, UpstreamError
 
 End = Literal["complete", "failed", "abandoned"]
 """How an answer ended: as it should; by the upstream's fault; because the caller went away."""
@@ -33,7 +35,7 @@ End = Literal["complete", "failed", "abandoned"]
 _MAX_TOKENS = 10**9  # more is no count of tokens
 _HEADER_SAFE = " !#$&'()*+-./:;<=>?@[]^_`{|}~"  # all of ASCII that neither lists nor quotes names
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,17 @@ class Plan:
     def expected_usd(self, llm: str, answer_tokens: int) -> float | None:
         """Cost that is expected of an LLM's answer, the decision's where there is one; None if unknown."""
         if self.routed is None:
-            return price_usd(self.catalogue, llm, self.request.prompt_tokens, answer_tokens)
+            tokens = self.request.prompt_tokens, self.request.n_answers * answer_tokens
+            return price_usd(self.catalogue, llm, *tokens)
         usd = float(self.routed.decision.cost_usd[self.catalogue.position(llm)])
         return None if np.isnan(usd) else usd
+
+    def reserved_usd(self, llm: str, answer_tokens: int) -> float | None:
+        """Cost to reserve for an LLM's answers: the longest that the caller allows, else as expected."""
+        usd, longest = None, self.request.max_answer_tokens
+        if longest is not None:
+            usd = price_usd(self.catalogue, llm, self.request.prompt_tokens, self.request.n_answers * longest)
+        return self.expected_usd(llm, answer_tokens) if usd is None else usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +108,7 @@ class Attempt:
         Where it is written down.
     plan
         What it is part of.
-    llm
+    target
         Whom it asks.
     hold
         What is reserved for it.
@@ -106,8 +116,11 @@ class Attempt:
         Those asked before.
     """
 
-    def __init__(self, books: Books, plan: Plan, llm: str, hold: Hold, failures: tuple[Failure, ...]) -> None:
-        self.llm = llm
+    def __init__(
+        self, books: Books, plan: Plan, target: Target, hold: Hold, failures: tuple[Failure, ...]
+    ) -> None:
+        self.llm = target.llm
+        self._upstream = target.upstream
         self.plan = plan
         self._books = books
         self._hold = hold
@@ -149,6 +162,25 @@ class Attempt:
         """A later chunk, with the LLM's name."""
         return dict(chunk) if self.plan.routed is None else {**chunk, "model": self.llm}
 
+    def failed(self, error: UpstreamError) -> None:
+        """Count and log that the upstream did not answer, or not to its end."""
+        self._books.metrics.upstream_failed(self._upstream, self.llm, error.reason)
+        log.warning(
+            "an upstream failed",
+            upstream=self._upstream,
+            llm=self.llm,
+            reason=error.reason,
+            message=str(error),
+            decision_id=self._decision_id,
+        )
+
+    async def pay_prompt(self) -> None:
+        """Pay for a prompt that was taken and not answered."""
+        usd = price_usd(self.plan.catalogue, self.llm, self.plan.request.prompt_tokens, 0)
+        await self._hold.settle(usd or 0.0)
+        if usd is not None:
+            self._books.metrics.reported(usd)
+
     async def close(self, usage: object, answer_bytes: int, end: End) -> None:
         """Pay, and write down what happened; further calls do nothing.
 
@@ -176,7 +208,7 @@ class Attempt:
                 if self.plan.routed is not None and self._decision_id is not None:
                     await self._write_down(self.plan.routed, self._decision_id, usd, latency_ms, end)
             except RouterError as error:  # the caller has the answer; the store's trouble is not hers
-                log.warning("a chat could not be written down: %s", error)
+                log.warning("a chat could not be written down", reason=str(error))
 
     async def _write_down(
         self, routed: Routed, decision_id: str, usd: float | None, latency_ms: float, end: End
@@ -187,7 +219,7 @@ class Attempt:
         if end == "complete":
             told = Feedback(decision_id=decision_id, cost_usd=usd, latency_ms=latency_ms)
             key_id = None if self.plan.key is None else self.plan.key.key_id
-            await to_thread.run_sync(lambda: store.add_feedback(told, key_id=key_id))
+            await store.writing(store.add_feedback, told, key_id=key_id)
         if end != "failed" and self.plan.session_id is not None:
             user = self.plan.request.body.user
             await self._books.sessions.keep(self.plan.session_id, user, self.llm, decision_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import structlog
@@ -38,6 +38,13 @@ class UserMarks:
         return bool(self._bits[place >> 3] & (1 << (place & 7)))
 
 
+class _Known(NamedTuple):
+    """A belief, and the items that feedback told since the release."""
+
+    belief: Belief
+    items: Mapping[str, float]
+
+
 class Beliefs:
     """Cache of beliefs by user, for one release at a time.
 
@@ -56,7 +63,7 @@ class Beliefs:
 
     def __init__(self, store: Store, *, entries: int, poll_s: float = 0.2) -> None:
         self._store = store
-        self._kept: LRUCache[str, tuple[str, Belief]] = LRUCache(entries)
+        self._kept: LRUCache[str, tuple[str, _Known]] = LRUCache(entries)
         self._reading: dict[str, object] = {}
         self._marked = UserMarks()
         self._cursor = 0
@@ -81,20 +88,38 @@ class Beliefs:
         if user is None and not interactions and not attributes:
             return serving.belief(None)
         if user is None or interactions or attributes:
-            return await to_thread.run_sync(self._read, serving, user, interactions, attributes)
+            return (await to_thread.run_sync(self._read, serving, user, interactions, attributes)).belief
+        return (await self._known(serving, user)).belief
+
+    async def items(
+        self, serving: Serving, user: str | None, interactions: Mapping[str, float] | None
+    ) -> Mapping[str, float] | None:
+        """Items of a request, with those that feedback told of its user since the release.
+
+        Raises
+        ------
+        FeedbackStoreError
+            The store cannot be read.
+        """
+        if user is None or user not in self._marked:
+            return interactions
+        return {**(await self._known(serving, user)).items, **(interactions or {})}
+
+    async def _known(self, serving: Serving, user: str) -> _Known:
+        """What is kept of a user, read where it is not."""
         kept = self._kept.get(user)
         if kept is not None and kept[0] == serving.version:
             return kept[1]
         if user not in self._marked and serving.knows(user):
-            belief = serving.belief(user)  # a look-up: quicker than a change of threads
-            self._kept[user] = serving.version, belief
-            return belief
+            known = _Known(serving.belief(user), {})  # a look-up: quicker than a change of threads
+            self._kept[user] = serving.version, known
+            return known
         reading = self._reading[user] = object()
         try:
-            belief = await to_thread.run_sync(self._read, serving, user)
+            known = await to_thread.run_sync(self._read, serving, user)
             if self._reading.get(user) is reading:  # no feedback came meanwhile
-                self._kept[user] = serving.version, belief
-            return belief
+                self._kept[user] = serving.version, known
+            return known
         finally:
             if self._reading.get(user) is reading:
                 del self._reading[user]
@@ -126,6 +151,8 @@ class Beliefs:
                 await self.refresh()
             except FeedbackStoreError as error:  # requests say so, and so does /readyz
                 structlog.get_logger().warning("cannot read the feedback store", reason=str(error))
+            except Exception:  # a defect: it is told, and must not end the service
+                structlog.get_logger().exception("feedback of other workers could not be followed")
 
     def _read(
         self,
@@ -133,15 +160,21 @@ class Beliefs:
         user: str | None,
         interactions: Mapping[str, float] | None = None,
         attributes: Mapping[str, Any] | None = None,
-    ) -> Belief:
-        events = self._events(serving, user) if user is not None and user in self._marked else []
-        return serving.belief(user, events, interactions, attributes)
-
-    def _events(self, serving: Serving, user: str) -> list[Event]:
-        """Choices of a user that are not in the release's own vectors."""
+    ) -> _Known:
+        if user is None or user not in self._marked:
+            return _Known(serving.belief(user, (), interactions, attributes), {})
         since = serving.feedback_until if serving.knows(user) else None
+        items = self._store.items_of(user, since)
+        events = self._events(user, since)
+        return _Known(serving.belief(user, events, {**items, **(interactions or {})}, attributes), items)
+
+    def _events(self, user: str, since: float | None) -> list[Event]:
+        """Choices of a user that are not in the release's own vectors.
+
+        Those after a time; and, whenever they happened, those without a query, which no training reads.
+        """
         return [
             Event(found.llm, found.query_embedding, found.task, found.offered, found.query_key)
             for found in self._store.events_of(user)
-            if since is None or found.at > since
+            if since is None or found.at > since or found.has_no_query
         ]

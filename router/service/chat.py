@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import anyio
 import orjson
 
-from router.errors import NoCandidateError
 from router.policy import Catalogue
 from router.service.attempts import Attempt, Books, Failure, Plan
 from router.service.chat_request import AUTOMATIC, ChatRequest
@@ -153,11 +152,13 @@ class Chat:
             user=request.body.user,
             text=None if text is None else text[: self._settings.limits.max_text_chars],
             task=demands.task,
-            allowed=self._allowed(request, catalogue),
+            allowed=None if demands.candidates is None else frozenset(demands.candidates),
             excluded=frozenset(demands.exclude),
+            reachable=self._choosable(request, catalogue),
             capabilities=request.capabilities,
             prompt_tokens=request.prompt_tokens,
             answer_tokens=self._answer_tokens(request),
+            n_answers=request.n_answers,
             budget_usd=demands.max_cost_usd,
             max_latency_ms=demands.max_latency_ms,
             session_llm=await self._sessions.llm(session_id) if known and session_id else None,
@@ -171,17 +172,15 @@ class Chat:
     def _reachable(self, catalogue: Catalogue) -> frozenset[str]:
         return frozenset(catalogue.names) & self._upstreams.targets.keys()
 
-    def _allowed(self, request: ChatRequest, catalogue: Catalogue) -> frozenset[str]:
-        """LLMs that the request allows and an upstream has."""
+    def _choosable(self, request: ChatRequest, catalogue: Catalogue) -> frozenset[str]:
+        """LLMs of the catalogue that an upstream has; ProblemError 404 where there is none."""
         reachable = self._reachable(catalogue)
         if not reachable:
-            raise _no_model(f"{request.body.model!r} has nothing to choose from: no upstream has a known LLM")
-        if request.demands.candidates is None:
-            return reachable
-        catalogue.mask(request.demands.candidates)
-        if not (allowed := reachable.intersection(request.demands.candidates)):
-            raise NoCandidateError("no upstream has any of the 'candidates'")
-        return allowed
+            raise _no_model(
+                f"{request.body.model!r} has nothing to choose from: no upstream has a known LLM; name "
+                "upstreams in the settings ([[serve.upstreams]]), or try 'fairpath serve' with --stand-in"
+            )
+        return reachable
 
     # Asking
 
@@ -200,17 +199,19 @@ class Chat:
         self, plan: Plan, llm: str, failures: tuple[Failure, ...], ask: Callable[[Target], Awaitable[_T]]
     ) -> tuple[Attempt, _T] | Failure:
         """Answer of one LLM, or why there is none."""
-        usd = plan.expected_usd(llm, self._answer_tokens(plan.request))
+        usd = plan.reserved_usd(llm, self._answer_tokens(plan.request))
         hold = await self._purse.reserve(plan.request.body.user, plan.key, usd)
         if hold is None:
             why = "has no known price" if usd is None else f"costs about {usd:.3g} USD, more than is left"
             return Failure(llm, "budget", f"{llm!r}: {why}")
-        attempt = Attempt(self._books, plan, llm, hold, failures)
+        target = self._upstreams.targets[llm]
+        attempt = Attempt(self._books, plan, target, hold, failures)
         try:
             with self._metrics.stage("upstream"):
-                return attempt, await ask(self._upstreams.targets[llm])
+                return attempt, await ask(target)
         except UpstreamError as error:
-            await hold.release()
+            attempt.failed(error)
+            await (attempt.pay_prompt() if error.charged else hold.release())
             return Failure(llm, error.reason, str(error))
         except RefusedError as error:
             await hold.release()

@@ -1,8 +1,10 @@
 """What a chat asks of the router, read from the body of an OpenAI chat completion.
 
 Tokens are estimated without a tokenizer, which every model has its own of: 4 bytes of UTF-8 make a token,
-each message adds 4, each image 1,000. An answer may have as many tokens as ``max_completion_tokens`` or
-``max_tokens`` say, or else as many as the settings expect of one.
+each message adds 4, each image 1,000; files, sounds, tools and what else is sent count by their size in the
+body. ``max_completion_tokens`` or ``max_tokens`` bound the answer: the
+context must have room for so many, and what they cost is reserved. An answer is expected to be as long as the
+settings say, or as that bound where it is shorter.
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ from router.service.schemas import Milliseconds, Name, Names, Usd
 BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 TOKENS_PER_IMAGE = 1000
+_COUNTED_APART = ("text", "image_url")
+_IN_PROMPT = ("functions", "response_format", "prediction")
 AUTOMATIC = ("auto", "fairpath/auto")
 """Names of a model that leave the choice to the router."""
 
+_Choices = Annotated[int, Field(strict=True, ge=1, le=128)]
 _Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 
 
@@ -37,7 +42,7 @@ class Demands(BaseModel):
     candidates: Names | None = Field(default=None, description="LLMs to choose from")
     exclude: Names = Field(default=[], description="LLMs not to choose")
     capabilities: Names = Field(default=[], description="what the LLM must be able to do")
-    max_cost_usd: Usd | None = Field(default=None, description="most that the answer may cost")
+    max_cost_usd: Usd | None = Field(default=None, description="most that the answer is expected to cost")
     max_latency_ms: Milliseconds | None = Field(
         default=None, description="longest expected answer; leaves out LLMs of unknown latency"
     )
@@ -76,6 +81,8 @@ class ChatBody(BaseModel):
     stream_options: dict[str, Any] | None = None
     max_completion_tokens: _Positive | None = None
     max_tokens: _Positive | None = None
+    n: _Choices | None = None
+    best_of: _Choices | None = None
     tools: list[Any] | None = None
     metadata: dict[str, Any] | None = Field(default=None, description="session_id names the conversation")
     fairpath: Demands | None = Field(
@@ -159,11 +166,13 @@ class ChatRequest:
     @property
     def prompt_tokens(self) -> int:
         """Estimated length of the prompt."""
-        n_bytes = len(orjson.dumps(self.body.tools)) if self.body.tools else 0
+        further = self.body.model_extra or {}
+        n_bytes = _size(self.body.tools) + sum(_size(further.get(name)) for name in _IN_PROMPT)
         tokens = TOKENS_PER_MESSAGE * len(self.body.messages)
         for message in self.body.messages:
             n_bytes += len((_text(message) or "").encode())
-            n_bytes += len(orjson.dumps(message.tool_calls)) if message.tool_calls else 0
+            n_bytes += _size(message.tool_calls) + _size(message.model_extra)
+            n_bytes += sum(_size(part) for part in _parts(message) if part.get("type") not in _COUNTED_APART)
             tokens += TOKENS_PER_IMAGE * sum(map(_is_image, _parts(message)))
         return tokens + tokens_of(n_bytes)
 
@@ -171,6 +180,11 @@ class ChatRequest:
     def max_answer_tokens(self) -> int | None:
         """Longest answer that the caller wants."""
         return self.body.max_completion_tokens or self.body.max_tokens
+
+    @property
+    def n_answers(self) -> int:
+        """Answers that are written, and paid for, side by side."""
+        return max(self.body.n or 1, self.body.best_of or 1)
 
     @property
     def wants_usage(self) -> bool:
@@ -200,6 +214,11 @@ class ChatRequest:
 def tokens_of(n_bytes: int) -> int:
     """Estimated number of tokens in a text."""
     return math.ceil(n_bytes / BYTES_PER_TOKEN)
+
+
+def _size(value: Any) -> int:
+    """Bytes of a value as JSON; 0 where there is none."""
+    return len(orjson.dumps(value)) if value else 0
 
 
 def _json(content: bytes) -> Any:

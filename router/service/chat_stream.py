@@ -52,6 +52,7 @@ class ChatStream:
                     shape = self._attempt.named
                 chunk = await self._stream.next()
         except UpstreamError as error:
+            self._attempt.failed(error)
             self._end = "failed"
             await self.aclose()
             yield event(

@@ -10,12 +10,14 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.errors import BudgetSpentError, NoCandidateError, ParameterError
 from router.persona.data import Floats
 from router.policy import Decision, EpsilonGreedy, Exploration, Greedy, Policy, Request, Thompson
 from router.scorer import Scores
@@ -44,10 +46,14 @@ class Ask:
         The query, as text, or as a vector of the release's encoder, float32 [e], which wins.
     task
         Name of its task, or None.
-    allowed, excluded, capabilities, budget_usd, max_latency_ms
-        As in :class:`router.policy.Request`.
+    allowed, excluded, reachable, capabilities, budget_usd, max_latency_ms
+        As in :class:`router.policy.Request`; the budget bounds the expected cost.
     prompt_tokens, answer_tokens
-        Lengths, 0 where unknown: the context then limits nothing, and costs are what answers cost on average.
+        Length of the prompt and of the longest answer, 0 where unknown: the context then limits nothing, and
+        costs are what answers cost on average. The longest answer has to fit into the context; the cost is
+        that of an answer as long as the settings expect one, or of the longest where that is shorter.
+    n_answers
+        Answers written side by side.
     interactions, attributes
         Items and profile of a user whom the release does not know.
     session_llm
@@ -62,9 +68,11 @@ class Ask:
     task: str | None = None
     allowed: frozenset[str] | None = None
     excluded: frozenset[str] = frozenset()
+    reachable: frozenset[str] | None = None
     capabilities: frozenset[str] = frozenset()
     prompt_tokens: int = 0
     answer_tokens: int = 0
+    n_answers: int = 1
     budget_usd: float | None = None
     max_latency_ms: float | None = None
     interactions: Mapping[str, float] | None = None
@@ -167,8 +175,8 @@ class Desk:
         NotReadyError
             There is no release.
         NoCandidateError
-            No LLM fulfils the demands.
-        UnknownNameError, DataError
+            No LLM fulfils the demands; BudgetSpentError where only budgets of user and key are in the way.
+        UnknownNameError, ParameterError, DataError
             A name or a value of the question is not one of the release's.
         FeedbackStoreError
             The store cannot be read.
@@ -176,7 +184,9 @@ class Desk:
         now = time.time() if now is None else now
         serving = self._live.serving
         embedding = ask.embedding
-        if embedding is None and ask.text is not None and self._encoder is not None:
+        if embedding is not None:
+            _check_length(embedding, serving)
+        elif ask.text is not None and self._encoder is not None:
             with self._metrics.stage("encode"):
                 embedding = await self._encoder.encode(ask.text)
         with self._metrics.stage("belief"):
@@ -197,14 +207,15 @@ class Desk:
             capabilities=ask.capabilities,
             allowed=ask.allowed,
             excluded=ask.excluded,
+            reachable=ask.reachable,
             budget_usd=ask.budget_usd,
             user_budget_usd=left.user_usd,
             key_budget_usd=left.key_usd,
             max_latency_ms=ask.max_latency_ms,
         )
-        return self._policy_of(serving).decide(
+        decide = partial(
+            self._policy_of(serving).decide,
             scores.preference,
-            demands,
             cost_usd=self._expected_cost_usd(serving, ask, scores),
             score_sds=scores.sd,
             base_scores=scores.base_preference,
@@ -214,20 +225,30 @@ class Desk:
             incumbent_margin=self._settings.sessions.margin,
             rng=self._rng,
         )
+        try:
+            return decide(demands)
+        except NoCandidateError as error:
+            if left.user_usd is None and left.key_usd is None:
+                raise
+            decide(replace(demands, user_budget_usd=None, key_budget_usd=None))  # or the demands are at fault
+            raise BudgetSpentError(str(error), error.left_out) from None
 
     def _expected_cost_usd(self, serving: Serving, ask: Ask, scores: Scores) -> NDArray[np.float64]:
         """Cost of the request with each LLM in USD, NaN where unknown, float64 [m].
 
-        Prices times the request's tokens where it says how many; else what answers to the task have cost on
-        average. Where one of the two is unknown, the other stands in, for typical lengths.
+        Prices times the expected tokens where the request says of how many; else what answers to the task
+        have cost on average. Where one of the two is unknown, the other stands in, for typical lengths. A
+        bound on the answer is no forecast of its length: it only shortens what is expected.
         """
-        measured = scores.cost_usd.astype(np.float64)
+        measured = ask.n_answers * scores.cost_usd.astype(np.float64)
         told = bool(ask.prompt_tokens or ask.answer_tokens)
         if not told and not np.isnan(measured).any():
             return measured
         prompt_tokens = ask.prompt_tokens or math.ceil(len(ask.text or "") / CHARS_PER_TOKEN)
-        answer_tokens = ask.answer_tokens or self._settings.policy.answer_tokens
-        by_price = serving.catalogue.cost_usd(prompt_tokens, answer_tokens)
+        answer_tokens = self._settings.policy.answer_tokens
+        if ask.answer_tokens:
+            answer_tokens = min(answer_tokens, ask.answer_tokens)
+        by_price = serving.catalogue.cost_usd(prompt_tokens, ask.n_answers * answer_tokens)
         first, second = (by_price, measured) if told else (measured, by_price)
         return np.where(np.isnan(first), second, first)
 
@@ -247,7 +268,7 @@ class Desk:
     def _record(
         self, routed: Routed, ask: Ask, embedding: Floats | None, key: ApiKey | None, now: float
     ) -> DecisionRecord:
-        decision, names = routed.decision, routed.decision.catalogue.names
+        decision = routed.decision
         cost_usd = float(decision.cost_usd[decision.chosen])
         text = None if ask.text is None else ask.text.replace("\0", "")  # which no database keeps
         return DecisionRecord(
@@ -264,7 +285,7 @@ class Desk:
             else hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32],
             query_text=text if self._settings.keep_texts else None,
             query_embedding=embedding,
-            offered=tuple([names[i] for i in decision.ranking.tolist()]),
+            offered=_offered(decision),
             cost_usd=None if math.isnan(cost_usd) else cost_usd,
             key_id=None if key is None else key.key_id,
             session_id=ask.session_id,
@@ -278,6 +299,23 @@ class Desk:
             self._metrics.cold(belief.source)
         best_single = decision.catalogue.position(routed.serving.best_single)
         self._metrics.cost(float(decision.cost_usd[decision.chosen]), float(decision.cost_usd[best_single]))
+
+
+def _check_length(embedding: Floats, serving: Serving) -> None:
+    encoder = serving.scorer.encoder
+    if embedding.shape != (encoder.dimension,):
+        raise ParameterError(
+            f"'embedding' must have {encoder.dimension} numbers, as encoder {encoder} writes them "
+            f"(got {embedding.size})"
+        )
+
+
+def _offered(decision: Decision) -> tuple[str, ...]:
+    """Names of the candidates in the catalogue's order, so that equal offers are equal."""
+    names = decision.catalogue.names
+    if len(decision.ranking) == len(names):
+        return names
+    return tuple([names[i] for i in sorted(decision.ranking.tolist())])
 
 
 def _exploration(settings: PolicySettings) -> Exploration:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,8 @@ class QueryEncoder:
     def __init__(self, encoder: Encoder, *, threads: int = 1, cache_entries: int = 10_000) -> None:
         self.identity = encoder.identity
         self._encoder = encoder
-        self._kept: LRUCache[str, Floats] = LRUCache(cache_entries)
-        self._underway: dict[str, Future[Floats]] = {}
+        self._kept: LRUCache[bytes, Floats] = LRUCache(cache_entries)
+        self._underway: dict[bytes, Future[Floats]] = {}
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fairpath-encoder")
 
@@ -54,12 +55,13 @@ class QueryEncoder:
         ResourceError
             The encoder is elsewhere and does not answer as it should.
         """
+        name = sha256(text.encode(errors="surrogatepass")).digest()  # texts may be long: none is kept
         with self._lock:
-            if (vector := self._kept.get(text)) is not None:
+            if (vector := self._kept.get(name)) is not None:
                 return vector
-            future = self._underway.get(text)
+            future = self._underway.get(name)
             if future is None:
-                future = self._underway[text] = self._pool.submit(self._encode, text)
+                future = self._underway[name] = self._pool.submit(self._encode, name, text)
         # Shielded: a request that is given up does not take the vector from others who wait for it.
         return await asyncio.shield(asyncio.wrap_future(future))
 
@@ -67,7 +69,7 @@ class QueryEncoder:
         """End the threads; texts that wait are not encoded."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _encode(self, text: str) -> Floats:
+    def _encode(self, name: bytes, text: str) -> Floats:
         vector: Floats | None = None
         try:
             vector = self._encoder.encode([text])[0]
@@ -75,9 +77,9 @@ class QueryEncoder:
             return vector
         finally:
             with self._lock:
-                del self._underway[text]
+                del self._underway[name]
                 if vector is not None:
-                    self._kept[text] = vector
+                    self._kept[name] = vector
 
 
 class EndpointEncoder:

@@ -18,6 +18,9 @@ Refusal = Callable[[Scope, int, str], ASGIApp]
 """From scope, status and detail to an app that answers with that problem."""
 
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
 class TooLargeError(Exception):
     """The body of a request is larger than allowed."""
 
@@ -34,7 +37,7 @@ class RequestLimits:
     refusal
         How to refuse.
     untimed
-        Paths whose requests have time limits of their own.
+        Paths whose requests have time limits of their own, once their body is there.
     """
 
     def __init__(
@@ -50,19 +53,29 @@ class RequestLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        started = reading = False
+        untimed = scope["path"] in self._untimed
+        counted = self._counted(receive)
 
         async def watched(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
+        async def timed() -> Message:
+            nonlocal reading
+            reading = True
+            message = await counted()
+            reading = False
+            if untimed and not message.get("more_body"):
+                limit.reschedule(None)
+            return message
+
         try:
             if _declared_bytes(scope) > self._limits.max_body_bytes:
                 raise TooLargeError
-            timeout_s = None if scope["path"] in self._untimed else self._limits.timeout_s
-            async with asyncio.timeout(timeout_s):
-                await self._app(scope, self._counted(receive), watched)
+            async with asyncio.timeout(self._limits.timeout_s) as limit:
+                await self._app(scope, timed, watched)
         except TooLargeError:
             if started:
                 raise
@@ -71,8 +84,9 @@ class RequestLimits:
         except TimeoutError:
             if started:
                 raise
-            detail = f"not answered within {self._limits.timeout_s:g} s"
-            await self._refusal(scope, 504, detail)(scope, receive, send)
+            status, what = (408, "the body was not there") if reading else (504, "not answered")
+            detail = f"{what} within {self._limits.timeout_s:g} s"
+            await self._refusal(scope, status, detail)(scope, receive, send)
 
     def _counted(self, receive: Receive) -> Receive:
         """``receive``, which stops where the parts of a body are too large together."""
@@ -120,7 +134,8 @@ class RequestMetrics:
             await self._app(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "none")  # the path itself may hold a user's id
-            method = scope["method"] if route != "none" else "any"
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            method = method if route != "none" else "any"
             self._metrics.request(method, route, status, time.perf_counter() - start_s)
 
 

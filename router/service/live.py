@@ -85,8 +85,8 @@ class LiveRelease:
         """
         with self._opening:
             self._follow(verify=False)
-            if self._serving is None:
-                self._fall_back()
+            if self._serving is None and (earlier := self._open_earlier()[0]) is not None:
+                self._take(earlier)
         self._stopped.clear()
         self._thread = Thread(target=self._poll, name="fairpath-releases", daemon=True)
         self._thread.start()
@@ -114,15 +114,25 @@ class LiveRelease:
             return self.serving.version
 
     def rollback(self) -> str:
-        """Go back to the release before, for all who follow ``CURRENT``, and return its version.
+        """Go back, for all who follow ``CURRENT``, to the last release before that can be served.
+
+        Returns its version. It is opened before ``CURRENT`` is written.
 
         Raises
         ------
         ReleaseError
-            There is none, or it is refused.
+            There is none; nothing was changed.
         """
-        releases.rollback(self._root)
-        return self.reload()
+        with self._opening:
+            target, reasons = self._open_earlier()
+            if target is None:
+                current = releases.current_version(self._root)
+                why = "".join(f"; {reason}" for reason in reasons)
+                raise ReleaseError(f"there is no release before {current} to go back to{why}")
+            releases.rollback(self._root, target.version)
+            self._refused = None
+            self._take(target)
+            return target.version
 
     def status(self) -> dict[str, Any]:
         """The version served; and the one refused, with the reason, as long as ``CURRENT`` names it."""
@@ -156,21 +166,26 @@ class LiveRelease:
                 raise ReleaseError(f"{self._root}: there is no {releases.CURRENT}")
             serving = self._open(version, verify=verify)
         except Exception as error:  # whatever it is, the old release goes on
-            self._refuse(version, str(error) or repr(error))
+            self._refuse(version, self._told(error))
             return
-        self._serving, self._refused = serving, None
-        if self._on_switch is not None:
-            self._on_switch(None if before is None else before.version, version)
+        self._refused = None
+        self._take(serving)
 
-    def _fall_back(self) -> None:
+    def _take(self, serving: Serving) -> None:
+        """Serve this from now on."""
+        before, self._serving = self._serving, serving
+        if self._on_switch is not None:
+            self._on_switch(None if before is None else before.version, serving.version)
+
+    def _open_earlier(self) -> tuple[Serving | None, list[str]]:
+        """The last release before the current one that can be served, and why later ones cannot."""
+        reasons = list[str]()
         for version in releases.earlier_versions(self._root):
             try:
-                self._serving = self._open(version, verify=True)
-            except (RouterError, PprError):
-                continue
-            if self._on_switch is not None:
-                self._on_switch(None, version)
-            return
+                return self._open(version, verify=True), reasons
+            except (RouterError, PprError) as error:
+                reasons.append(self._told(error))
+        return None, reasons
 
     def _open(self, version: str, *, verify: bool) -> Serving:
         serving = Serving.open(releases.open_release(self._root, version, verify=False), verify=verify)
@@ -181,6 +196,10 @@ class LiveRelease:
             )
         serving.warm_up()
         return serving
+
+    def _told(self, error: Exception) -> str:
+        """Text of an error, files named as in the root: callers need not know where that is."""
+        return (str(error) or repr(error)).replace(f"{self._root}/", "").replace(str(self._root), "releases")
 
     def _refuse(self, version: str | None, reason: str) -> None:
         new = self._refused != (version, reason)

@@ -57,9 +57,14 @@ class Metrics:
         self._best_single = self._counter(
             "best_single_cost_usd", "Predicted cost, had the best single LLM been taken each time"
         )
-        self._saved = self._counter("predicted_savings", "Decisions predicted to cost less than that LLM")
-        self._reported = self._counter("reported_cost_usd", "Cost that was reported or measured")
+        self._cheaper = self._counter("cheaper_choices", "Decisions predicted to cost less than that LLM")
+        self._reported = self._counter("reported_cost_usd", "Cost of answers, measured or first reported")
         self._fallbacks = self._counter("fallbacks", "LLMs that failed", ["from_llm", "to_llm", "reason"])
+        self._failures = self._counter(
+            "upstream_failures",
+            "Answers that an upstream did not give, or broke off",
+            ["upstream", "llm", "reason"],
+        )
         self._feedback = self._counter("feedback", "Feedback accepted", ["kind"])
         self._switches = self._counter("release_switches", "Switches to another release, of all workers")
         self._refused = self._counter("releases_refused", "Releases that were not switched to")
@@ -91,15 +96,19 @@ class Metrics:
             self._predicted.inc(max(predicted_usd, 0.0))
             self._best_single.inc(max(best_single_usd, 0.0))
             if predicted_usd < best_single_usd:
-                self._saved.inc()
+                self._cheaper.inc()
 
     def reported(self, cost_usd: float) -> None:
-        """Count a cost that was reported or measured."""
+        """Count the cost of an answer, once."""
         self._reported.inc(cost_usd)
 
     def fallback(self, from_llm: str, to_llm: str | None, reason: str) -> None:
         """Count an LLM that failed; ``to_llm`` is None where no other was left."""
         self._fallbacks.labels(from_llm, to_llm or "", reason).inc()
+
+    def upstream_failed(self, upstream: str, llm: str, reason: str) -> None:
+        """Count an answer that did not come, or not to its end."""
+        self._failures.labels(upstream, llm, reason).inc()
 
     def feedback(self, kind: str) -> None:
         """Count accepted feedback."""

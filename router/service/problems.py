@@ -1,7 +1,8 @@
 """Errors as answers: RFC 9457 problem details, and OpenAI's form where OpenAI's clients ask.
 
 Each class of errors has one status; :func:`problem_of` is the whole list. What is not on it is a defect: it
-is logged and answered with 500, without its text.
+is logged and answered with 500, without its text. So is what only the operator can mend, with 503: such texts
+name files, databases and other services.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from router.errors import (
+    BudgetSpentError,
     BundleError,
     DataError,
     MissingDataError,
@@ -29,7 +31,7 @@ from router.errors import (
     ResourceError,
     RouterError,
 )
-from router.service.store import IdempotencyConflictError, UnknownDecisionError
+from router.service.store import IdempotencyConflictError, StoreBusyError, UnknownDecisionError
 
 MEDIA_TYPE = "application/problem+json"
 OPENAI_PATHS = ("/v1/chat", "/v1/models")
@@ -38,18 +40,27 @@ OPENAI_PATHS = ("/v1/chat", "/v1/models")
 _TITLES = {
     400: "The request is malformed",
     401: "An API key is needed",
-    403: "The API key does not have the scope",
+    402: "No LLM is within the budget of the user or the key",
+    403: "The API key does not have the scope, or a page of another site asks",
     404: "There is no such thing",
     405: "The method is not allowed here",
+    408: "The body took too long",
     409: "This conflicts with what is there",
     413: "The request is too large",
+    415: "The body is not JSON",
     422: "The request breaks a rule",
     429: "Too many requests",
     500: "The service has failed",
     503: "The service cannot answer now",
     504: "The answer took too long",
 }
-_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_OPENAI_TYPES = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+_OPENAI_CODES = {402: "budget_spent"}
 
 
 class Problem(BaseModel):
@@ -113,11 +124,19 @@ def problem_of(error: Exception) -> ProblemError | None:
     if isinstance(error, HTTPException):
         return ProblemError(error.status_code, str(error.detail), headers=error.headers)
     if isinstance(error, NoCandidateError):
-        return ProblemError(422, str(error), fields={"left_out": error.left_out} if error.left_out else {})
+        status = 402 if isinstance(error, BudgetSpentError) else 422
+        return ProblemError(status, str(error), fields={"left_out": error.left_out} if error.left_out else {})
     for kind, status in _STATUSES:
         if isinstance(error, kind):
-            return ProblemError(status, str(error))
+            if status != 503:
+                return ProblemError(status, str(error))
+            structlog.get_logger().error("cannot answer", reason=str(error))
+            busy = isinstance(error, StoreBusyError)
+            return ProblemError(503, _CANNOT_ANSWER, headers={"Retry-After": "1"} if busy else None)
     return None
+
+
+_CANNOT_ANSWER = "the service cannot answer this now; its log says why. Try again later"
 
 
 # The first that fits: some data is the operator's, not the request's.
@@ -145,7 +164,7 @@ def problem_response(path: str, problem: ProblemError) -> Response:
             "message": problem.detail,
             "type": problem.fields.get("type", kind),
             "param": problem.fields.get("param"),
-            "code": problem.fields.get("code"),
+            "code": problem.fields.get("code", _OPENAI_CODES.get(problem.status)),
         }
         content = orjson.dumps({"error": error})
         return Response(content, problem.status, problem.headers, "application/json")

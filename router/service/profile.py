@@ -148,7 +148,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What is believed of a user."""
+    """What is believed of a user; the items near to it are others than its own."""
 
     user: str
     release: str
@@ -170,7 +170,9 @@ def describe(serving: Serving, user: str, belief: Belief) -> Profile:
     if graph is not None and (key := serving.graph_key(user)) is not None:
         around = graph.of(key)
     items = _heaviest(around.get("items", {}), _SHOWN)
-    near_users, near_items = (_heaviest(around.get(name, {}), _SHOWN) for name in ("near", "near_items"))
+    near_users = _heaviest(around.get("near", {}), _SHOWN)
+    own = around.get("items", {}).keys()
+    near_items = _heaviest({k: w for k, w in around.get("near_items", {}).items() if k not in own}, _SHOWN)
     neighborhood = Neighborhood((), ())
     if graph is not None and around:
         neighborhood = _picture(graph, user, items, near_users, near_items, serving.graph_key)
@@ -262,8 +264,7 @@ def _picture(
     graph_key: Callable[[str], Any],
 ) -> Neighborhood:
     """The user, and the first of its items and of what is near, with the interactions between them."""
-    own = {item.key for item in items}
-    shown_items = [*items[:_DRAWN], *[item for item in near_items if item.key not in own][:_DRAWN]]
+    shown_items = [*items[:_DRAWN], *near_items[:_DRAWN]]
     users = [Near(user, 1.0), *near_users[:_DRAWN]]
     nodes = [
         Node(f"user:{near.key}", "user" if place else "self", near.key, near.score)

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 
 import anyio
-from anyio import to_thread
 
 from router.policy import Catalogue
 from router.service.limits import Budgets
@@ -30,13 +29,13 @@ class Hold:
         """Replace what was reserved by what was spent."""
         if self.reservation_id is not None:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(self.store.settle, self.reservation_id, usd)
+                await self.store.writing(self.store.settle, self.reservation_id, usd)
 
     async def release(self) -> None:
         """Give back what was reserved."""
         if self.reservation_id is not None:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(self.store.release, self.reservation_id)
+                await self.store.writing(self.store.release, self.reservation_id)
 
 
 class Purse:
@@ -78,7 +77,7 @@ class Purse:
             paying = dict.fromkeys(paying)
         period = self._budgets.period(time.time())
         with anyio.CancelScope(shield=True):  # a reservation that is made must reach its Hold
-            reservation_id = await to_thread.run_sync(self._store.reserve, paying, period, usd or 0.0)
+            reservation_id = await self._store.writing(self._store.reserve, paying, period, usd or 0.0)
         return None if reservation_id is None else Hold(self._store, reservation_id)
 
 

@@ -42,13 +42,19 @@ def _example(**fields: Any) -> ConfigDict:
 class Constraints(_Body):
     """What an LLM must fulfil to be chosen."""
 
-    max_cost_usd: Usd | None = Field(default=None, description="most that this request may cost")
+    max_cost_usd: Usd | None = Field(
+        default=None, description="most that this request is expected to cost; leaves out unknown prices"
+    )
     max_latency_ms: Milliseconds | None = Field(
         default=None, description="longest expected answer; leaves out LLMs of unknown latency"
     )
     capabilities: Names = Field(default_factory=list, description="what it must be able to do, such as tools")
     prompt_tokens: Tokens = Field(default=0, description="length of the prompt; 0: unknown")
-    answer_tokens: Tokens = Field(default=0, description="room for the answer; 0: unknown")
+    answer_tokens: Tokens = Field(
+        default=0,
+        description="room for the longest answer, which the context must have; costs are those of an answer "
+        "of usual length, or of this one where it is shorter; 0: unknown",
+    )
 
 
 class RouteRequest(_Body):
@@ -68,6 +74,10 @@ class RouteRequest(_Body):
     embedding: Embedding | None = Field(
         default=None,
         description="the query as a vector of the release's encoder, instead of encoding the text",
+    )
+    embedding_base64: Annotated[str, Field(max_length=1_000_000)] | None = Field(
+        default=None,
+        description="the same as base64 of little-endian float32: a third of the bytes, and read at once",
     )
     task: Name | None = Field(
         default=None, description="task of the query; without one, the task nearest to the query is taken"
@@ -117,7 +127,9 @@ class BasedOn(_Answer):
     )
     n_events: int = Field(description="choices since the release that were taken in")
     in_release: bool = Field(description="whether the release knows the user")
-    unknown_items: int = Field(description="items of the request that the release does not know")
+    unknown_items: int = Field(
+        description="items, of the request or of feedback, that the release does not know"
+    )
 
 
 class RankedItem(_Answer):
@@ -210,8 +222,12 @@ class RecommendRequest(_Body):
     )
     k: Length = Field(default=10, description="most items in the answer")
     exclude: Names = Field(default_factory=list, description="items not to recommend")
-    allowed: Names | None = Field(default=None, description="the only items to recommend; none: all")
-    exclude_seen: bool = Field(default=True, description="leave out what the user has")
+    allowed: Names | None = Field(
+        default=None, description="the only items to recommend; none: all. For a user: with the scope read"
+    )
+    exclude_seen: bool = Field(
+        default=True, description="leave out what the user has; false, for a user: with the scope read"
+    )
 
 
 class RecommendAnswer(_Answer):
@@ -272,7 +288,10 @@ class FeedbackRequest(_Body):
     score: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="one half and more is approval"
     )
-    cost_usd: Usd | None = Field(default=None, description="what the answer cost")
+    cost_usd: Usd | None = Field(
+        default=None,
+        description="what the answer cost; at most a hundred times the expected cost is charged to budgets",
+    )
     latency_ms: Milliseconds | None = Field(default=None, description="how long it took")
     items: Interactions = Field(
         default_factory=dict, description="items that the user turned to, with weights"

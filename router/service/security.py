@@ -2,6 +2,10 @@
 
 A key is sent as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. Keys that were found are remembered for
 a second, so that a request costs no look-up and a revoked key is refused a second later.
+
+While a service needs no key, its only protection is that this machine alone reaches it, which any page in a
+browser on this machine does too. So requests without a key must be of this machine by their ``Host`` (a name
+that another's DNS points here is not) and, by ``Origin`` and ``Sec-Fetch-Site``, of no other site's page.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
 from anyio import to_thread
 from cachetools import TTLCache
@@ -23,6 +28,7 @@ from router.service.store import TOKEN_PREFIX, ApiKey, Scope, Store
 _REMEMBERED_S = 1.0
 _REMEMBERED_KEYS = 10_000
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
+_OWN_PAGES = (None, "same-origin", "none")
 
 
 class Gate:
@@ -60,6 +66,7 @@ class Gate:
                     "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY",
                     headers=_CHALLENGE,
                 )
+            _check_local(request)
         elif key.scopes.isdisjoint(scopes):
             raise ProblemError(403, f"this API key does not have the scope {' or '.join(scopes)}")
         await self._take(request, key)
@@ -103,7 +110,7 @@ class Gate:
             return
         address = request.client.host if request.client else "unknown"
         bucket = f"address:{address}" if key is None else f"key:{key.key_id}"
-        taken = await to_thread.run_sync(self._store.take, bucket, limit, time.time())
+        taken = await self._store.writing(self._store.take, bucket, limit, time.time())
         if not taken.allowed:
             wait_s = max(1, math.ceil(taken.retry_after_s))
             raise ProblemError(
@@ -111,6 +118,18 @@ class Gate:
                 f"at most {limit} requests per minute; try again in {wait_s} s",
                 headers={"Retry-After": str(wait_s)},
             )
+
+
+def check_scope(key: ApiKey | None, scope: Scope, why: str) -> None:
+    """Hold what a request asks for to a further scope of its key; no key was needed where there is none.
+
+    Raises
+    ------
+    ProblemError
+        403, saying ``why``.
+    """
+    if key is not None and scope not in key.scopes:
+        raise ProblemError(403, f"this API key does not have the scope {scope}, which is needed for {why}")
 
 
 def require(*scopes: Scope) -> Callable[[Request], Awaitable[ApiKey | None]]:
@@ -133,6 +152,29 @@ SECURITY_SCHEMES: dict[str, Any] = {
 }
 SECURITY: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]}
 """What ``openapi_extra`` of an endpoint that needs a key holds."""
+
+
+def _check_local(request: Request) -> None:
+    """Refuse what a page of another site can make a browser on this machine ask."""
+    host = request.headers.get("host", "")
+    if not is_loopback(_hostname(host)):
+        raise ProblemError(
+            403,
+            f"while no API key is needed, 'Host' must be an address of this machine (got {host[:60]!r}); "
+            "make a key to be reached by other names",
+        )
+    origin = request.headers.get("origin")
+    foreign = origin is not None and origin.partition("://")[2] != host
+    if foreign or request.headers.get("sec-fetch-site") not in _OWN_PAGES:
+        raise ProblemError(403, "while no API key is needed, pages of other origins may not ask")
+
+
+def _hostname(host: str) -> str:
+    """Host of a header ``Host``, without its port; empty where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _token(request: Request) -> str:

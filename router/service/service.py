@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import anyio
 import structlog
 from anyio import to_thread
 
-from router.encoders import EncoderIdentity
+from router.encoders import EncoderIdentity, check_encoder
 from router.errors import ReleaseError
-from router.releases import current_version, earlier_versions, open_release
+from router.releases import current_version, open_release
 from router.service.beliefs import Beliefs
 from router.service.chat import Chat
 from router.service.desk import Desk
@@ -24,7 +25,7 @@ from router.service.security import Gate
 from router.service.sessions import Sessions
 from router.service.settings import ServiceSettings
 from router.service.stand_in import open_stand_in
-from router.service.store import Store, open_store
+from router.service.store import LONGEST_WAIT_S, Store, open_store
 from router.service.upstreams import Upstreams
 
 
@@ -60,6 +61,7 @@ async def open_service(
     settings: ServiceSettings,
     metrics: Metrics,
     *,
+    encoder: EncoderIdentity | None = None,
     store: Store | None = None,
     live: LiveRelease | None = None,
     upstreams: Upstreams | None = None,
@@ -72,6 +74,9 @@ async def open_service(
         All settings.
     metrics
         What it counts in.
+    encoder
+        Of the releases that may be served; by default that of the current one. All workers of a service must
+        be given the same, or one that starts later would follow releases that the others refuse.
     store, live, upstreams
         Used instead of those that the settings name, and left open at the end.
 
@@ -86,13 +91,16 @@ async def open_service(
     """
     async with AsyncExitStack() as stack:
         if store is None:
-            store = await to_thread.run_sync(open_store, settings.store_url)
+            # All its waits together end before a request's time does, so that a caller is told what was done.
+            wait_s = min(LONGEST_WAIT_S, settings.limits.timeout_s / 6)
+            store = await to_thread.run_sync(open_store, settings.store_url, wait_s)
             stack.push_async_callback(to_thread.run_sync, store.close)
-        encoder = None
+        if encoder is None:
+            encoder = await to_thread.run_sync(_current_encoder, settings)
+        texts = None
         if settings.encoder.kind != "none":
-            identity = await to_thread.run_sync(_encoder_of_releases, settings)
-            encoder = await to_thread.run_sync(open_query_encoder, settings.encoder, identity)
-            stack.callback(encoder.close)
+            texts = await to_thread.run_sync(open_query_encoder, settings.encoder, encoder)
+            stack.callback(texts.close)
         if live is None:
             live = _follow(settings, metrics, encoder)
             await to_thread.run_sync(live.start)
@@ -107,7 +115,7 @@ async def open_service(
             beliefs=beliefs,
             budgets=budgets,
             metrics=metrics,
-            encoder=encoder,
+            encoder=texts,
         )
         if upstreams is None:
             upstreams = (
@@ -125,11 +133,12 @@ async def open_service(
             metrics=metrics,
             upstreams=upstreams,
         )
+        _tell_unknown(upstreams, live)
         service = Service(
             settings=settings,
             store=store,
             live=live,
-            encoder=encoder,
+            encoder=texts,
             beliefs=beliefs,
             budgets=budgets,
             sessions=Sessions(settings.sessions, store),
@@ -144,20 +153,39 @@ async def open_service(
             tasks.cancel_scope.cancel()
 
 
-def check_start(settings: ServiceSettings) -> None:
-    """Open what a service opens and close it again, to find now what would keep its workers from starting.
+class Start(NamedTuple):
+    """What was found at a start.
+
+    Attributes
+    ----------
+    encoder
+        Of the release, and so of all that the service may switch to.
+    any_keys
+        Whether an API key was made.
+    """
+
+    encoder: EncoderIdentity
+    any_keys: bool
+
+
+def check_start(settings: ServiceSettings) -> Start:
+    """Open or check what a service opens, to find now what would keep its workers from starting.
 
     Raises
     ------
     ReleaseError, FeedbackStoreError, BundleError, MissingDataError, ParameterError
         As :func:`open_service` does.
     """
-    open_store(settings.store_url).close()
+    with open_store(settings.store_url) as store:
+        any_keys = store.any_keys()
     encoder = _current_encoder(settings)
-    if settings.encoder.kind != "none":
+    if settings.encoder.kind == "release":
+        check_encoder(encoder)
+    elif settings.encoder.kind != "none":
         open_query_encoder(settings.encoder, encoder).close()
     for upstream in settings.upstreams:
         upstream.key()
+    return Start(encoder, any_keys)
 
 
 def _current_encoder(settings: ServiceSettings) -> EncoderIdentity:
@@ -167,26 +195,22 @@ def _current_encoder(settings: ServiceSettings) -> EncoderIdentity:
         raise ReleaseError(
             f"{settings.releases}: there is no current release; make one by 'fairpath publish'"
         )
-    return _encoder_of(settings, version)
-
-
-def _encoder_of(settings: ServiceSettings, version: str) -> EncoderIdentity:
     release = open_release(settings.releases, version, verify=False)
     return EncoderIdentity.from_json(release.manifest["encoder"])
 
 
-def _encoder_of_releases(settings: ServiceSettings) -> EncoderIdentity:
-    """Encoder of the current release; of the last good one where a worker starts while that is damaged."""
-    try:
-        return _current_encoder(settings)
-    except ReleaseError:
-        for version in earlier_versions(settings.releases):
-            with suppress(ReleaseError):
-                return _encoder_of(settings, version)
-        raise
+def _tell_unknown(upstreams: Upstreams, live: LiveRelease) -> None:
+    """Warn of models of upstreams that the release does not know: misspelt ones would never be chosen."""
+    names = live.serving.catalogue.names
+    if unknown := sorted(upstreams.targets.keys() - set(names)):
+        structlog.get_logger().warning(
+            "upstreams have models that are not in the catalogue: they answer by name only",
+            models=unknown,
+            catalogue=sorted(names),
+        )
 
 
-def _follow(settings: ServiceSettings, metrics: Metrics, encoder: QueryEncoder | None) -> LiveRelease:
+def _follow(settings: ServiceSettings, metrics: Metrics, encoder: EncoderIdentity) -> LiveRelease:
     log = structlog.get_logger()
 
     def switched(before: str | None, version: str) -> None:
@@ -200,7 +224,7 @@ def _follow(settings: ServiceSettings, metrics: Metrics, encoder: QueryEncoder |
 
     return LiveRelease(
         settings.releases,
-        encoder=None if encoder is None else encoder.identity,
+        encoder=None if settings.encoder.kind == "none" else encoder,
         poll_s=settings.poll_s,
         on_switch=switched,
         on_refused=refused,

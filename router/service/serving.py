@@ -63,7 +63,7 @@ class Belief:
     in_release
         Whether the release knows the user.
     unknown_items
-        Items of the request that the release does not know.
+        Items, of the request or of feedback, that the release does not know.
     """
 
     user: User
@@ -192,7 +192,8 @@ class Serving:
             Choices that the release does not know. Those of LLMs that it does not know are left out.
         interactions
             Positive weights of items of a user whom the release does not know, who is then placed in the
-            graph by them; items that it does not know are left out and counted.
+            graph by them and by those that it has of the user; items that it does not know are left out and
+            counted.
         attributes
             Profile of a user whom the release does not know.
 
@@ -235,15 +236,20 @@ class Serving:
         if interactions:
             items, unknown = self._known_items(interactions)
             if graph is not None:
-                of_graph = {self.graph_key(str(key)): w for key, w in items.items()}
-                found = graph.of_new({key: w for key, w in of_graph.items() if key is not None})
+                given = {self.graph_key(str(key)): w for key, w in items.items()}
+                own = {} if user is None else self._in_graph(user).get("items", {})
+                found = graph.of_new({**own, **{key: w for key, w in given.items() if key is not None}})
             if not found and items:
                 return {"items": items}, unknown
-        elif graph is not None and user is not None:
-            key = self.graph_key(user)
-            found = {} if key is None else graph.of(key)
+        elif user is not None:
+            found = self._in_graph(user)
         kinds = {"items": ITEM, "near": USER, "near_items": ITEM}
         return {name: self._by_key(kinds[name], weights) for name, weights in found.items()}, unknown
+
+    def _in_graph(self, user: str) -> dict[str, dict[Any, float]]:
+        """What is around a user of the graph, by the graph's keys; empty for one who is not in it."""
+        key = self.graph_key(user)
+        return {} if key is None or self.surroundings is None else self.surroundings.of(key)
 
     def _known_items(self, interactions: Mapping[str, float]) -> tuple[dict[Any, float], int]:
         """Weights by the bundle's keys, and how many items it does not know."""

@@ -34,4 +34,4 @@ class Sessions:
 
     async def keep(self, session_id: str, user: str | None, llm: str, decision_id: str) -> None:
         """Remember who answered last."""
-        await to_thread.run_sync(self._store.keep_session, session_id, user, llm, decision_id, time.time())
+        await self._store.writing(self._store.keep_session, session_id, user, llm, decision_id, time.time())

@@ -109,18 +109,26 @@ class UpstreamSettings(_Section):
         Raises
         ------
         ParameterError
-            The variable is not set.
+            The variable is not set, or the key is none that a header can hold.
         """
         if self.api_key is not None:
-            return self.api_key.get_secret_value()
+            return self._sendable(self.api_key.get_secret_value(), "'api_key'")
         if self.api_key_env is None:
             return None
+        place = f"the variable {self.api_key_env} of 'api_key_env'"
         try:
-            return os.environ[self.api_key_env]
+            return self._sendable(os.environ[self.api_key_env], place)
         except KeyError:
-            raise ParameterError(
-                f"upstream {self.name!r}: the variable {self.api_key_env} of 'api_key_env' must be set"
-            ) from None
+            raise ParameterError(f"upstream {self.name!r}: {place} must be set") from None
+
+    def _sendable(self, key: str, place: str) -> str:
+        for position, character in enumerate(key, 1):
+            if not "!" <= character <= "~":
+                raise ParameterError(
+                    f"upstream {self.name!r}: {place} must be printable ASCII without spaces "
+                    f"(its character {position} of {len(key)} is not)"
+                )
+        return key
 
 
 class ServeSettings(_Section):
@@ -131,6 +139,11 @@ class ServeSettings(_Section):
     )
     host: str = Field(default="127.0.0.1", description="address that the service listens on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8080, description="its port; 0 for any free")
+    trusted_proxies: OptionalStr = Field(
+        default=None,
+        description="addresses of proxies, with commas between them, whose X-Forwarded-For names the caller; "
+        "none: the header is ignored",
+    )
     workers: PositiveInt = Field(default=1, description="processes that share the memory-mapped release")
     auth: Literal["auto", "required", "off"] = Field(
         default="auto",

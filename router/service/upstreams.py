@@ -30,6 +30,14 @@ _MAX_ERROR_BYTES = 2**16
 # What these say of the request holds at every upstream; other errors (a wrong key, no credit, an unknown
 # model, too many requests) are the upstream's or its configuration's.
 _CALLERS_FAULTS = frozenset({400, 413, 415, 422})
+_NOT_REACHED = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
 _END_S = 0.1
 _LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
 
@@ -40,13 +48,19 @@ class UpstreamError(RouterError):
     Attributes
     ----------
     reason
-        ``connection``: not reached or lost; ``timeout``; ``status``: an error that is not the caller's;
-        ``malformed``: not an answer of this protocol, or too long; ``broken_off``: a stream without its end.
+        ``connection``: not reached; ``timeout``; ``status``: an error that is not the caller's;
+        ``malformed``: not an answer of this protocol, or too long; ``broken_off``: lost before the end of the
+        answer.
     """
 
     def __init__(self, message: str, reason: Reason) -> None:
         super().__init__(message)
         self.reason: Reason = reason
+
+    @property
+    def charged(self) -> bool:
+        """Whether the upstream may charge for the prompt: it took it, and did not refuse it."""
+        return self.reason not in ("connection", "status")
 
 
 class RefusedError(RouterError):
@@ -222,7 +236,7 @@ class AnswerStream:
         UpstreamError
             The stream broke off, is too slow or too long, or holds something else.
         """
-        with _failures(self._target, lost="broken_off"), anyio.fail_after(self._target.timeout_s):
+        with _failures(self._target), anyio.fail_after(self._target.timeout_s):
             while not self._events:
                 await self._receive()
         event = self._events.popleft()
@@ -258,14 +272,16 @@ class AnswerStream:
 
 
 @contextmanager
-def _failures(target: Target, lost: Reason = "connection") -> Iterator[None]:
+def _failures(target: Target) -> Iterator[None]:
     """Turn what the network raises into :class:`UpstreamError`; its own messages may name addresses."""
     try:
         yield
+    except _NOT_REACHED as error:
+        raise UpstreamError(f"{target.llm!r}: {type(error).__name__}", "connection") from None
     except (TimeoutError, httpx.TimeoutException):
         raise UpstreamError(f"{target.llm!r}: no answer within the time limit", "timeout") from None
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-        raise UpstreamError(f"{target.llm!r}: {type(error).__name__}", lost) from None
+    except (httpx.HTTPError, httpx.StreamError) as error:
+        raise UpstreamError(f"{target.llm!r}: {type(error).__name__}", "broken_off") from None
 
 
 async def _read(response: httpx.Response, max_bytes: int, target: Target) -> bytes:

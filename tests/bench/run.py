@@ -45,6 +45,9 @@ TARGETS = (
     "router_ablations",
     "router_lightgcn",
     "router_scale",
+    "serve_speed",
+    "serve_start",
+    "serve_soak",
 )
 # Targets that make one page: run in this order, shown as one, the tables of goals first.
 GROUPS = {
@@ -59,6 +62,7 @@ GROUPS = {
         "router_scale",
         "policy",
     ),
+    "serve": ("serve_speed", "serve_start", "serve_soak"),
 }
 BASELINES = ("router_choice",)  # targets whose bounds are those of baselines
 PICTURES = {"router": "router_pictures"}  # scripts that draw the figures of a group

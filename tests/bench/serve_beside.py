@@ -1,11 +1,12 @@
 """``fairpath serve`` with what its benchmark needs beside it; takes the same arguments.
 
-An endpoint that answers nothing, ``POST /empty``, and a header that says how long a request took beside the
-encoding of its text, from the first of the application's code to the beginning of the answer.
+An endpoint that answers nothing, ``POST /empty``, and headers: how long a request took beside the encoding of
+its text, from the first of the application's code to the beginning of the answer; and which worker answered.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextvars import ContextVar
@@ -16,19 +17,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs import cli, serve
 from jobs.settings import LogSettings
+from router.encoders import EncoderIdentity
 from router.persona.data import Floats
 from router.service.encoding import QueryEncoder
 from router.service.settings import ServiceSettings
 
 BESIDE_ENCODER = "x-beside-encoder-s"
+WORKER = "x-worker"
 _encoding_s: ContextVar[float] = ContextVar("encoding_s", default=0.0)
 
 
-def make_app(settings: ServiceSettings, log: LogSettings) -> ASGIApp:
+def make_app(settings: ServiceSettings, log: LogSettings, encoder: EncoderIdentity) -> ASGIApp:
     """The service's app, with an empty endpoint."""
     from fastapi import FastAPI
 
-    app = _make_app(settings, log)
+    app = _make_app(settings, log, encoder)
     assert isinstance(app, FastAPI)
     app.add_api_route("/empty", _empty, methods=["POST"], include_in_schema=False)
     app.add_middleware(_Timed)
@@ -48,9 +51,12 @@ class _Timed:
         _encoding_s.set(0.0)
 
         async def told(message: Message) -> None:
-            if message["type"] == "http.response.start" and (encoding_s := _encoding_s.get()):
-                beside_s = time.perf_counter() - start_s - encoding_s
-                message["headers"].append((BESIDE_ENCODER.encode(), b"%.6f" % beside_s))
+            if message["type"] == "http.response.start":
+                beside_s = time.perf_counter() - start_s - _encoding_s.get()
+                message["headers"] += [
+                    (BESIDE_ENCODER.encode(), b"%.6f" % beside_s),
+                    (WORKER.encode(), b"%d" % os.getpid()),
+                ]
             await send(message)
 
         await self._app(scope, receive, told)

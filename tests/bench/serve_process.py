@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from harness import RESULTS, ROOT
+from harness import QUIET, RESULTS, ROOT
 
 from router.service.store import open_store
 
@@ -52,24 +52,24 @@ class Served:
 
     def workers(self) -> list[psutil.Process]:
         """Processes that answer."""
-        children = [one for one in self.process.children() if "resource_tracker" not in " ".join(_cmdline(one))]
+        children = [
+            one for one in self.process.children() if "resource_tracker" not in " ".join(_cmdline(one))
+        ]
         return children or [self.process]
 
 
 @contextmanager
 def served(
-    releases: Path, store: str, *settings: str, workers: int = 1, program: tuple[str, ...] = FAIRPATH
+    releases: Path, store: str, *options: str, workers: int = 1, program: tuple[str, ...] = FAIRPATH
 ) -> Iterator[Served]:
-    """Serve releases in a process of its own; settings as ``--set`` takes them."""
+    """Serve releases in a process of its own, with further options of the command."""
     with open_store(store) as opened:
         _, token = opened.create_key("benchmark", _SCOPES)
-    port = _free_port()
+    port = free_port()
     arguments = [str(releases), "--store", store, "--port", str(port), "--workers", str(workers)]
-    for setting in settings:
-        arguments += ["--set", setting]
     with LOG.open("ab") as log:
         begin = time.perf_counter()
-        command = [*program, *([] if program is BESIDE else ["serve"]), *arguments]
+        command = [*program, *([] if program is BESIDE else ["serve"]), *arguments, *options]
         popen = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=log, stderr=log)
     try:
         _wait_until_ready(popen, port)
@@ -93,7 +93,7 @@ def ask(served: Served, path: str, body: object = None, method: str | None = Non
     """
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     content = None if body is None else json.dumps(body)
-    headers = {"authorization": f"Bearer {served.token}"}
+    headers = {"authorization": f"Bearer {served.token}", "content-type": "application/json"}
     connection.request(method or ("GET" if body is None else "POST"), path, content, headers)
     answer = connection.getresponse()
     text = answer.read()
@@ -105,9 +105,13 @@ def ask(served: Served, path: str, body: object = None, method: str | None = Non
 
 
 def private_mib(process: psutil.Process) -> float:
-    """Memory of a process that it shares with no other and that no file holds, in MiB."""
+    """Memory of a process that it shares with no other and no file, in MiB: what only its end frees.
+
+    Clean pages of a mapped file are the file's: the kernel drops them where memory is short, and a page of
+    the release that only one worker has read so far is not that worker's.
+    """
     fields = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-    kib = [int(line.split()[1]) for line in fields if line.startswith(("Private_Clean:", "Private_Dirty:"))]
+    kib = [int(line.split()[1]) for line in fields if line.startswith("Private_Dirty:")]
     return sum(kib) / 1024
 
 
@@ -130,7 +134,8 @@ def _is_ready(port: int) -> bool:
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
         return port
@@ -138,7 +143,9 @@ def _free_port() -> int:
 
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    # A variable of the benchmarks would be taken for a setting of the command.
+    return {name: value for name, value in os.environ.items() if name != QUIET} | own
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

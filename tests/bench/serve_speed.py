@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import tempfile
 import time
 from collections import defaultdict
@@ -39,7 +40,7 @@ SHARE, TAIL = 0.5, 3.0  # of the empty endpoint's throughput, and of its 99 % la
 DECISION_US, BESIDE_ENCODER_MS = 300.0, 2.0
 EMPTY = "empty endpoint"
 WITH_TEXT = "/v1/route with a text"
-MEASURED = ("/v1/route with an embedding", "/v1/recommend")
+MEASURED = ("/v1/route with an embedding", "/v1/route with an embedding in base64", "/v1/recommend")
 
 
 def measure(n_users: int = N_USERS, rounds: int = ROUNDS) -> list[Figure]:
@@ -66,13 +67,21 @@ def _loads(service: Served, n_users: int) -> dict[str, list[bytes]]:
     def requests(path: str, bodies: Sequence[Any]) -> list[bytes]:
         return [prepared(path, body, service.token) for body in bodies]
 
-    routed = [{"user": user, "embedding": embedding(rng, 384).tolist()} for user in users]
+    vectors = [embedding(rng, 384) for _ in users]
+    routed = [
+        {"user": user, "embedding": vector.tolist()} for user, vector in zip(users, vectors, strict=True)
+    ]
+    packed = [
+        {"user": user, "embedding_base64": base64.b64encode(vector.astype("<f4").tobytes()).decode()}
+        for user, vector in zip(users, vectors, strict=True)
+    ]
     texts = [{"user": user, "query": f"Compare {i} with {i**2}, please"} for i, user in enumerate(users)]
     items = {f"item-{i}": 1.0 for i in range(3)}
     return {
         EMPTY: [prepared("/empty")],
         MEASURED[0]: requests("/v1/route", routed),
-        MEASURED[1]: requests("/v1/recommend", [{"user": user, "k": 10} for user in users]),
+        MEASURED[1]: requests("/v1/route", packed),
+        MEASURED[2]: requests("/v1/recommend", [{"user": user, "k": 10} for user in users]),
         "/v1/recommend with a new user's items": requests("/v1/recommend", [{"interactions": items}]),
         WITH_TEXT: requests("/v1/route", texts),
     }

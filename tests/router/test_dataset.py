@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from router.dataset import (
     read_llms,
     read_router_data,
 )
+from router.encoders import ENCODER_METADATA, EncoderIdentity, HashingEncoder
 from router.errors import BundleError, DataError, MissingDataError, ParameterError
 from tests.choice_files import LLMS, N_EVENTS, N_USERS, events_table, fingerprints_of, user_graph, write_files
 
@@ -110,6 +112,54 @@ def test_streams_give_the_same(files, monkeypatch, with_dask):
         np.testing.assert_array_equal(getattr(whole, name), getattr(streamed, name))
     assert whole.user_keys.equals(streamed.user_keys)
     np.testing.assert_array_equal(whole.measured["cost_usd"], streamed.measured["cost_usd"])
+
+
+def test_files_of_a_folder_may_differ_in_columns_and_in_types_of_text(files, tmp_path):
+    table, folder = events_table(), tmp_path / "parts"
+    folder.mkdir()
+    pq.write_table(table.slice(0, 100), folder / "a.parquet")
+    rest = table.slice(100).rename_columns({"user": "user_id"}).drop_columns(["cost_usd"])
+    rest = rest.set_column(0, "user_id", rest["user_id"].cast(pa.large_string()))
+    offered = pa.array([list(LLMS[:3])] * len(rest))
+    pq.write_table(
+        rest.append_column("offered", offered).append_column("topic", offered), folder / "b.parquet"
+    )
+    events, whole = read_events(folder, LLMS), read_events(files.events, LLMS)
+    np.testing.assert_array_equal(events.users, whole.users)
+    assert events.extra_columns == ("topic",)
+    assert np.isnan(events.measured["cost_usd"][100:]).all()
+    np.testing.assert_array_equal(events.measured["cost_usd"][:100], whole.measured["cost_usd"][:100])
+    batch = columns.Columns.open(
+        folder, {"user": ("user", "user_id"), "query": ("query",)}, ("user",)
+    ).whole()
+    assert batch.texts("user").to_pylist() == table["user"].to_pylist()
+
+
+def test_a_folder_whose_files_lack_a_needed_column(tmp_path):
+    for name, there in (("a", ["user", "query", "llm"]), ("b", ["user", "query"])):
+        pq.write_table(events_table().select(there), tmp_path / f"{name}.parquet")
+    with pytest.raises(MissingDataError, match=r"b.parquet: a column of 'llm' is needed"):
+        read_events(tmp_path, LLMS)
+
+
+@pytest.mark.parametrize("name", ["hashing", "elsewhere"])
+def test_embeddings_keep_their_encoder_which_encodes_the_other_queries(files, tmp_path, name):
+    """A table without one query: a text for an encoder that is here, and an error else."""
+    encoder = HashingEncoder(8)
+    texts = np.unique(events_table()["query"].to_numpy(zero_copy_only=False))
+    identity = EncoderIdentity(name, 1, 8)
+    table = pa.table({"id": texts[1:], "embedding": list(encoder.encode(texts[1:].tolist()))})
+    path = tmp_path / "queries.parquet"
+    pq.write_table(table.replace_schema_metadata({ENCODER_METADATA: json.dumps(identity.to_json())}), path)
+    if name == "elsewhere":
+        with pytest.raises(DataError, match=f"query '{texts[0]}' of the events is not there"):
+            read_router_data(replace(files, queries=path))
+        return
+    told = []
+    data = read_router_data(replace(files, queries=path), Reading(tell=told.append))
+    assert data.encoder == identity
+    np.testing.assert_array_equal(data.data.query_embeddings, encoder.encode(data.query_keys.tolist()))
+    assert any("1 queries of the events are not there, taken for texts" in line for line in told)
 
 
 def test_a_folder_of_files_is_one_table(files, tmp_path):

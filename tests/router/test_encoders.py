@@ -17,10 +17,18 @@ from router.encoders import (
     EncoderIdentity,
     HashingEncoder,
     MiniLmEncoder,
+    check_encoder,
     check_identity,
     open_encoder,
 )
-from router.errors import BundleError, DataError, MissingDataError, ParameterError, UnknownNameError
+from router.errors import (
+    BundleError,
+    DataError,
+    MissingDataError,
+    ParameterError,
+    RouterError,
+    UnknownNameError,
+)
 
 TEXTS = [
     "How do I reverse a linked list in Python?",
@@ -125,3 +133,23 @@ def test_files_that_are_missing_or_others(
     monkeypatch.setitem(encoders._MINILM_FILES, "model", ("no_such_package", "model.onnx"))
     with pytest.raises(MissingDataError, match="needs the package 'no_such_package': pip install"):
         MiniLmEncoder()
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        EncoderIdentity("nothing", 1, 8),
+        EncoderIdentity("hashing", 2, 8),
+        EncoderIdentity(MINILM, 1, 384, "0" * 64),
+    ],
+)
+def test_a_check_finds_what_an_opening_would(wanted: EncoderIdentity) -> None:
+    with pytest.raises(RouterError) as opened:
+        open_encoder(wanted)
+    with pytest.raises(type(opened.value)) as checked:
+        check_encoder(wanted)
+    assert str(checked.value) == str(opened.value)
+
+
+def test_a_check_of_what_is_there() -> None:
+    check_encoder(HashingEncoder(8).identity)

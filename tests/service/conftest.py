@@ -25,6 +25,13 @@ from router.service.settings import ServiceSettings
 from tests.choice_files import write_files
 
 
+def local_client(app: FastAPI) -> TestClient:
+    """Client of an app as one on its machine sees it."""
+    return TestClient(
+        app, "http://127.0.0.1:8080", raise_server_exceptions=False, client=("127.0.0.1", 50000)
+    )
+
+
 @pytest.fixture(scope="session")
 def release_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Stores of a release: ``model``, ``graph`` and ``fingerprints``, as ``publish`` takes them."""
@@ -63,7 +70,7 @@ def app(service_settings: ServiceSettings) -> FastAPI:
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
     """The started application, asked without a socket; its parts are in ``client.app.state.service``."""
-    with TestClient(app, raise_server_exceptions=False, client=("127.0.0.1", 50000)) as asked:
+    with local_client(app) as asked:
         yield asked
 
 
@@ -74,9 +81,6 @@ def started(service_settings: ServiceSettings) -> Iterator[Callable[..., TestCli
 
         def start(**changed: Any) -> TestClient:
             settings = ServiceSettings.model_validate(service_settings.model_dump() | changed)
-            asked = TestClient(
-                create_app(settings), raise_server_exceptions=False, client=("127.0.0.1", 50000)
-            )
-            return stack.enter_context(asked)
+            return stack.enter_context(local_client(create_app(settings)))
 
         yield start

@@ -105,7 +105,7 @@ from router.service.app import create_app
 from router.service.settings import ServiceSettings
 from router.service.store import SCOPES, open_store
 app = create_app(ServiceSettings(releases=Path({str(release_root)!r}), store="sqlite:///{tmp_path}/f.db"))
-with TestClient(app, client=("127.0.0.1", 1)) as client:
+with TestClient(app, "http://localhost", client=("127.0.0.1", 1)) as client:
     asked = client.post("/v1/route", json={{"user": "u02", "query": "code", "items": 2}})
     assert asked.status_code == 200, asked.text
     assert client.get("/v1/users/u02/profile").status_code == 200

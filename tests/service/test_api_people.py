@@ -38,6 +38,29 @@ def test_lookalikes_are_of_the_same_kind(client: TestClient) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
+def test_a_users_items_are_not_told_apart_without_the_scope_read(client: TestClient) -> None:
+    store = client.app.state.service.store  # type: ignore[attr-defined]
+    tokens = {scopes: store.create_key("a test", scopes)[1] for scopes in (("route",), ("route", "read"))}
+
+    def status(scopes: tuple[str, ...], path: str, **body: Any) -> int:
+        headers = {"Authorization": f"Bearer {tokens[scopes]}"}
+        return client.post(path, json=body, headers=headers).status_code
+
+    telling: list[dict[str, Any]] = [
+        {"exclude_seen": False},
+        {"allowed": ["item-1", "item-2"]},
+        {"k": 101},
+        {"k": 60, "exclude": [f"x{i}" for i in range(41)]},
+    ]
+    for body in telling:
+        assert status(("route",), "/v1/recommend", user="u03", **body) == 403
+        assert status(("route",), "/v1/recommend", **body) == 200  # nobody's
+        assert status(("route", "read"), "/v1/recommend", user="u03", **body) == 200
+    assert status(("route",), "/v1/recommend", user="u03", k=60, exclude=["item-1"]) == 200
+    assert status(("route",), "/v1/route", user="u03", items=101) == 403
+    assert status(("route",), "/v1/route", user="u03", items=100) == 200
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "told"),
     [

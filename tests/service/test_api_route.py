@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable
 from typing import Any
@@ -103,8 +104,11 @@ def test_candidates_and_constraints(client: TestClient) -> None:
     assert (cheap["chosen"], list(cheap["left_out"])) == ("brief", ["kind", "unused-price"])
     by_tokens = _route(client, user="u03", constraints={"prompt_tokens": 10_000, "answer_tokens": 10_000})
     costs = {model["llm"]: model["cost_usd"] for model in by_tokens["models"]}
-    assert costs["brief"] == pytest.approx(0.1e-2 + 0.3e-2)
-    assert costs["kind"] == pytest.approx(0.2e-2 + 0.6e-2)
+    usual = client.app.state.service.settings.policy.answer_tokens  # type: ignore[attr-defined]
+    assert costs["brief"] == pytest.approx(0.1e-2 + 0.3e-6 * usual)
+    assert costs["kind"] == pytest.approx(0.2e-2 + 0.6e-6 * usual)
+    short = _route(client, user="u03", constraints={"prompt_tokens": 10_000, "answer_tokens": 10})
+    assert short["models"][0]["cost_usd"] == pytest.approx(0.2e-2 + 0.6e-6 * 10)
 
 
 def test_no_candidate_says_who_was_left_out_why(client: TestClient) -> None:
@@ -126,7 +130,7 @@ def test_no_candidate_says_who_was_left_out_why(client: TestClient) -> None:
     [
         ({"candidates": ["gpt-0"]}, "unknown LLM 'gpt-0'; the catalogue has brief, kind, unused-price"),
         ({"exclude": ["gpt-0"]}, "unknown LLM 'gpt-0'"),
-        ({"embedding": [1.0, 2.0]}, "'query_embedding' must have shape (256,)"),
+        ({"embedding": [1.0, 2.0]}, "'embedding' must have 256 numbers, as encoder"),
         ({"embedding": [1e300] * 256}, "'embedding' must hold numbers of at most 1e+09 (got 1e+300)"),
         ({"embedding": []}, "'embedding' list should have at least 1 item"),
         ({"interactions": {"item-1": 0.0}}, "'interactions.item-1' must be greater than 0 (got 0.0)"),
@@ -157,7 +161,8 @@ def test_bad_bodies_are_refused_with_place_rule_and_value(
     [b"", b"[]", b"{", b'{"embedding": [NaN]}', b'{"embedding": [1e999]}', b"\xff", b'{"user": "\\ud800"}'],
 )
 def test_what_is_not_json_is_refused(client: TestClient, content: bytes) -> None:
-    assert client.post("/v1/route", content=content).status_code == 422
+    said = {"Content-Type": "application/json"}
+    assert client.post("/v1/route", content=content, headers=said).status_code == 422
 
 
 def test_large_numbers_in_an_embedding_are_no_defect(client: TestClient) -> None:
@@ -183,7 +188,8 @@ def test_long_texts_and_bodies(started: Started) -> None:
         for _ in range(20):
             yield b"x" * 100
 
-    assert client.post("/v1/route", content=parts()).status_code == 413
+    said = {"Content-Type": "application/json"}
+    assert client.post("/v1/route", content=parts(), headers=said).status_code == 413
 
 
 def test_a_request_that_takes_too_long(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,11 +240,14 @@ def test_a_spent_budget_leads_to_cheaper_llms_and_then_to_none(started: Started)
     assert told.status_code == 201
     second = _route(client, user="u03", task="code")
     assert (second["chosen"], second["budget"]["user_left_usd"]) == ("brief", pytest.approx(0.015))
-    assert second["left_out"]["kind"] == ["costs 0.02 USD (the user's budget is 0.015 USD)"]
+    assert second["left_out"]["kind"] == ["costs 0.02 USD (the user has 0.015 USD left)"]
     client.post("/v1/feedback", json={"decision_id": second["decision_id"], "cost_usd": 0.05})
     found = client.post("/v1/route", json={"user": "u03", "task": "code"})
-    assert found.status_code == 422
-    assert found.json()["left_out"]["brief"] == ["costs 0.01 USD (the user's budget is 0 USD)"]
+    assert found.status_code == 402
+    assert found.json()["title"] == "No LLM is within the budget of the user or the key"
+    assert found.json()["left_out"]["brief"] == ["costs 0.01 USD (the user has 0 USD left)"]
+    dear = {"user": "u03", "task": "code", "constraints": {"max_cost_usd": 0.0001}}
+    assert client.post("/v1/route", json=dear).status_code == 422  # as it were with any budget
     assert _route(client, user="u01", task="code")["chosen"] == "kind"
 
 
@@ -276,3 +285,16 @@ def test_without_an_encoder_a_text_is_looked_up_only(started: Started) -> None:
     client = started(encoder={"kind": "none"})
     assert _route(client, user="u02", query="something never asked")["task_source"] == "population"
     assert client.get("/readyz").status_code == 200
+
+
+def test_an_embedding_in_base64_is_the_same(client: TestClient) -> None:
+    vector = np.random.default_rng(0).normal(size=256).astype(np.float32)
+    plain = client.post("/v1/route", json={"user": "u03", "embedding": vector.tolist()}).json()
+    written = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    packed = client.post("/v1/route", json={"user": "u03", "embedding_base64": written}).json()
+    assert {**packed, "decision_id": ""} == {**plain, "decision_id": ""}
+    nan = base64.b64encode(np.full(256, np.nan, "<f4").tobytes()).decode()
+    for wrong in ({"embedding_base64": "?"}, {"embedding_base64": "AAAA"}, {"embedding_base64": nan}):
+        assert client.post("/v1/route", json=wrong).status_code == 422
+    both = {"embedding": vector.tolist(), "embedding_base64": written}
+    assert "must not be given together" in client.post("/v1/route", json=both).json()["detail"]

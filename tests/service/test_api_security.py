@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
@@ -138,7 +139,92 @@ def test_the_budget_of_a_key(guarded: TestClient) -> None:
     question = {"user": "u03", "task": "code"}
     found = _ask(guarded, "POST", "/v1/route", question, token).json()
     assert (found["chosen"], found["budget"]) == ("brief", {"user_left_usd": None, "key_left_usd": 0.015})
-    assert found["left_out"]["kind"] == ["costs 0.02 USD (the key's budget is 0.015 USD)"]
+    assert found["left_out"]["kind"] == ["costs 0.02 USD (the key has 0.015 USD left)"]
     told = {"decision_id": found["decision_id"], "cost_usd": 0.01}
     assert _ask(guarded, "POST", "/v1/feedback", told, token).status_code == 201
-    assert _ask(guarded, "POST", "/v1/route", question, token).status_code == 422
+    assert _ask(guarded, "POST", "/v1/route", question, token).status_code == 402
+
+
+# Pages in a browser on the same machine
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:8080"}, 200),
+        ({"Host": "[::1]:8080"}, 200),
+        ({"Origin": "http://127.0.0.1:8080", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example:8080"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": ""}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1:9000"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+    ],
+)
+def test_pages_of_others_may_not_ask_while_no_key_is_needed(
+    client: TestClient, headers: dict[str, str], status: int
+) -> None:
+    assert client.get("/v1/users", headers=headers).status_code == status
+    assert client.post("/v1/route", json={}, headers=headers).status_code == status
+    told = {"user": "u01", "llm": "kind"}
+    expected = 201 if status == 200 else status
+    assert client.post("/v1/feedback", json=told, headers=headers).status_code == expected
+    _, token = _store(client).create_key("a test", ["route"])
+    key = {"X-API-Key": token}
+    assert client.post("/v1/route", json={}, headers=headers | key).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "said", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", None]
+)
+def test_what_does_not_say_that_it_is_json_is_refused(client: TestClient, said: str | None) -> None:
+    headers = {} if said is None else {"Content-Type": said}
+    for path in ("/v1/route", "/v1/recommend", "/v1/feedback", "/v1/lookalike", "/v1/chat/completions"):
+        found = client.post(path, content=b'{"user": "u01", "llm": "kind"}', headers=headers)
+        assert found.status_code == 415, path
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert client.post("/v1/route", content=b"{}", headers=headers).status_code == 200
+
+
+def test_nothing_of_another_site_runs_here(client: TestClient) -> None:
+    assert client.get("/docs").status_code == 404
+    assert client.get("/openapi.json").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+def test_a_body_that_does_not_come_is_not_waited_for(started: Started, path: str) -> None:
+    client = started(limits={"timeout_s": 0.1})
+    sent: list[Any] = []
+
+    async def ask() -> None:
+        parts = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+
+        async def receive() -> Any:
+            for part in parts:
+                return part
+            await anyio.sleep(10)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "headers": headers,
+        }
+        scope |= {"query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1"}
+        await client.app(scope, receive, send)
+
+    assert client.portal is not None
+    client.portal.call(ask)
+    assert sent[0]["status"] == 408
+    assert b"the body was not there within 0.1 s" in sent[1]["body"]

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.command_line import Result
 from tests.service.served import serving
@@ -29,6 +30,48 @@ def test_one_process_serves_until_a_signal(release_root: Path, tmp_path: Path) -
 
     with open_store(f"sqlite:///{tmp_path / 'feedback.db'}") as store:
         assert store.decision(found["decision_id"]) is not None
+        _, token = store.create_key("a test", ["route"])
+    with serving(release_root, tmp_path / "feedback.db") as (_, client, ready):
+        assert ready["admits"] == "whoever has an API key"
+        assert client.post("/v1/route", json={}, headers={"X-API-Key": token}).status_code == 200
+
+
+@pytest.mark.parametrize("trusted", ["none", "127.0.0.1"])
+def test_only_trusted_proxies_name_the_caller(release_root: Path, tmp_path: Path, trusted: str) -> None:
+    overlay = tmp_path / "serve.toml"
+    overlay.write_text(
+        f"[serve]\ntrusted_proxies = '{trusted}'\n[serve.limits]\nrequests_per_minute = 2\n", encoding="utf-8"
+    )
+    with serving(release_root, tmp_path / "feedback.db", "--config", str(overlay)) as (_, client, _):
+        statuses = {
+            client.post("/v1/route", json={}, headers={"X-Forwarded-For": f"10.0.0.{i}"}).status_code
+            for i in range(8)
+        }
+    assert (429 in statuses) == (trusted == "none")
+
+
+def test_a_worker_that_starts_again_refuses_what_the_others_refuse(tmp_path: Path) -> None:
+    from router.encoders import EncoderIdentity
+    from router.releases import publish
+    from tests.service.synthetic import write_synthetic
+
+    root = tmp_path / "releases"
+    for name, dimension in (("first", 16), ("other", 32)):
+        write_synthetic(tmp_path / name, encoder=EncoderIdentity("hashing", 1, dimension))
+    first = publish(root, model=tmp_path / "first").version
+    with serving(root, tmp_path / "feedback.db", "--workers", "2") as (process, _, ready):
+        publish(root, model=tmp_path / "other", new_encoder=True)
+        workers = _children(process.pid)
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        give_up_s = time.monotonic() + 30
+        answer = None
+        while answer is None:
+            assert time.monotonic() < give_up_s
+            with suppress(httpx.TransportError):
+                answer = httpx.post(f"{ready['url']}/v1/route", json={"query": "abc"}, timeout=10)
+        assert answer.json()["release"] == first
+        assert not set(workers) & set(_children(process.pid))
 
 
 def test_workers_share_metrics_and_are_restarted(release_root: Path, tmp_path: Path) -> None:

@@ -57,6 +57,14 @@ def test_vectors_are_kept_and_the_least_used_goes():
     encoder.close()
 
 
+def test_long_texts_are_not_kept():
+    encoder = QueryEncoder(HASHING)
+    for text in ("long " * 10_000, "longer " * 10_000):
+        asyncio.run(encoder.encode(text))
+    encoder.close()
+    assert [sys.getsizeof(name) < 100 for name in encoder._kept] == [True, True]
+
+
 def test_a_text_underway_is_encoded_once_though_one_gives_up():
     counting = Counting()
     counting.go_on.clear()

@@ -89,6 +89,31 @@ def test_a_switch_is_followed(root, versions, follow):
         live.rollback()
 
 
+def test_a_rollback_skips_what_cannot_be_served(tmp_path, root, versions, follow):
+    live = follow()
+    write_synthetic(tmp_path / "other", encoder=EncoderIdentity("hashing", 1, 32))
+    other = releases.publish(root, model=tmp_path / "other", new_encoder=True).version
+    wait_until(lambda: live.status()["refused"] is not None)
+    releases.activate(root, versions["b"])
+    assert live.reload() == versions["b"]
+    assert releases.previous_version(root) == other
+    assert live.rollback() == live.serving.version == releases.current_version(root) == versions["a"]
+    history = (root / "history.jsonl").read_text()
+    with pytest.raises(ReleaseError, match="there is no release before"):
+        live.rollback()
+    assert (root / "history.jsonl").read_text() == history
+
+
+def test_a_rollback_to_nothing_that_can_be_served_changes_nothing(root, versions, follow):
+    live = follow()
+    releases.activate(root, versions["b"])
+    live.reload()
+    damage_embedding(root / versions["a"])
+    with pytest.raises(ReleaseError, match=r"user.npy: checksum does not match"):
+        live.rollback()
+    assert live.serving.version == releases.current_version(root) == versions["b"]
+
+
 def test_several_follow_one_rollback(root, versions, follow):
     one, other = follow(), follow()
     releases.activate(root, versions["b"])
@@ -166,7 +191,11 @@ def test_a_current_that_names_no_release(root, versions, follow, content):
 def test_a_release_of_another_encoder(tmp_path, root, versions, follow):
     live = follow()
     write_synthetic(tmp_path / "other", encoder=EncoderIdentity("hashing", 1, 32))
-    other = releases.publish(root, model=tmp_path / "other")
+    with pytest.raises(ReleaseError, match="train with that one, or publish with --new-encoder"):
+        releases.publish(root, model=tmp_path / "other")
+    assert releases.current_version(root) == versions["a"]
+    assert len(releases.versions(root)) == 2
+    other = releases.publish(root, model=tmp_path / "other", new_encoder=True)
     with pytest.raises(
         ReleaseError, match=r"hashing \(version 1, 32 dimensions\), cannot be used with hashing"
     ):

@@ -208,6 +208,10 @@ def test_two_users_ask_the_same_and_get_different_models(
     assert "brief is the likeliest choice of 3 candidates" in decisions.first.inner_text()
     assert decisions.first.locator("tbody tr").count() == 3
     assert decisions.first.locator(".scored li").count() == 5
+    page.goto(f"{address}/#u05")
+    _profile_of(page, "u05")
+    assert page.locator("#decisions").inner_text() == ""
+    assert not page.locator("#comparison").is_visible()
     assert said == []
 
 

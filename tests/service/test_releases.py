@@ -15,7 +15,7 @@ from jobs.errors import ConfigurationError
 from jobs.publish import run as publish_job
 from ppr.graph import Graph
 from router import releases
-from router.errors import BundleError, MissingDataError, ReleaseError
+from router.errors import BundleError, MissingDataError, ParameterError, ReleaseError
 from tests.choice_files import fingerprints_of, user_graph
 from tests.service.synthetic import write_synthetic
 
@@ -236,3 +236,9 @@ def test_the_job(stores, root):
     assert result["feedback_until"] == "2026-11-24T12:00:00+00:00"
     assert set(result["stores"]) == {"model", "graph", "fingerprints"}
     assert json.loads(json.dumps(result)) == result
+
+
+def test_no_model_has_learned_from_the_future(stores, root):
+    with pytest.raises(ParameterError, match="'feedback_until' must not be in the future"):
+        releases.publish(root, **stores, now=NOON, feedback_until=NOON + timedelta(seconds=1))
+    assert not root.exists()

@@ -338,6 +338,9 @@ def test_profile(trained):
     assert sum(taste.share for taste in profile.tastes) == pytest.approx(1.0)
     assert profile.tastes[0].llms[0][0] == "brief"
     assert profile.evidence.in_graph
+    own = trained.surroundings.of("u00")["items"]
+    assert profile.near_items
+    assert not {near.key for near in profile.near_items} & own.keys()
     assert profile.evidence.attributes["plan"] == "free"
     assert 20 < profile.evidence.attributes["age"] < 40
 

@@ -51,6 +51,12 @@ function clearProblem() {
   replace(byId("problem"));
 }
 
+function clearDecisions() {
+  replace(byId("decisions"));
+  replace(byId("comparison"));
+  byId("comparison").hidden = true;
+}
+
 /** The user in the address, or else the first example. */
 function userInAddress() {
   const text = location.hash.slice(1);
@@ -65,6 +71,7 @@ function userInAddress() {
 /** Show a user's profile; `before` is what was shown until its last feedback. Returns whether it is shown. */
 async function lookUp(user, before = null) {
   if (user === undefined) return false;
+  if (before === null && shown?.user !== user) clearDecisions();
   byId("user").value = user;
   for (const link of byId("examples").children) {
     if (link.textContent === user) link.setAttribute("aria-current", "true");

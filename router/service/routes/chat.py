@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from router.service.chat_request import ChatBody, ChatRequest
 from router.service.chat_stream import ChatStreamResponse
-from router.service.routes.bodies import answer, service_of, with_body
+from router.service.routes.bodies import answer, json_of, service_of, with_body
 from router.service.security import SECURITY, require
 from router.service.store import ApiKey
 
@@ -25,10 +25,11 @@ _ERRORS = {
     400: "The upstream says that the request is wrong",
     401: "An API key is needed",
     402: "No LLM is within the budget of the user or the key",
-    403: "The API key does not have the scope",
+    403: "The API key does not have the scope, or a page of another site asks",
     404: "There is no such model",
+    408: "The body took too long",
     413: "The request is too large",
-    415: "The upstream does not take this",
+    415: "The body is not JSON, or the upstream does not take it",
     422: "The request breaks a rule, or no LLM fulfils its demands",
     429: "Too many requests",
     502: "No LLM answered as it should",
@@ -105,7 +106,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": "The answer; with 'stream', server-sent events with its chunks",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
-        **_errors(400, 401, 402, 403, 404, 413, 415, 422, 429, 502, 503, 504),
+        **_errors(400, 401, 402, 403, 404, 408, 413, 415, 422, 429, 502, 503, 504),
     },
     openapi_extra=with_body(ChatBody),
 )
@@ -123,7 +124,7 @@ async def chat_completions(
     answer: X-Fairpath-Model, -Decision-Id, -Release, and -Fallbacks, the LLMs that failed.
     """
     chat = service_of(request).chat
-    asked = ChatRequest.parse(await request.body(), request.headers)
+    asked = ChatRequest.parse(await json_of(request), request.headers)
     if asked.body.stream:
         stream = await _unless_gone(request.receive, chat.stream(asked, key))
         return Response(status_code=_CLIENT_CLOSED) if stream is None else ChatStreamResponse(stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import structlog
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
@@ -90,24 +91,24 @@ async def reload(request: Request, key: Annotated[ApiKey | None, Depends(require
     openapi_extra=SECURITY,
 )
 async def rollback(request: Request, key: Annotated[ApiKey | None, Depends(require("admin"))]) -> Response:
-    """Go back to the release before, for all workers. 409 where there is none."""
+    """Go back to the last release before that can be served. 409, and nothing changed, where none is."""
     return answer({"release": await to_thread.run_sync(service_of(request).live.rollback)})
 
 
 async def _missing(service: Service) -> list[str]:
-    status = service.live.status()
-    reasons = []
-    if status["version"] is None:
-        why = status["refused"]["reason"] if status["refused"] else "not started"
-        reasons.append(f"no release is open: {why}")
+    reasons = []  # anyone may ask: without the names of files and databases, which the log has
+    if service.live.status()["version"] is None:
+        reasons.append("no release is open")
     if service.encoder is None and service.settings.encoder.kind != "none":
         reasons.append("no encoder is open")
     try:
         await to_thread.run_sync(service.store.any_keys)
     except FeedbackStoreError as error:
-        reasons.append(f"the feedback store cannot be read: {error}")
+        structlog.get_logger().error("not ready", reason=str(error))
+        reasons.append("the feedback store cannot be read")
     if service.store.problem is not None:
-        reasons.append(f"decisions cannot be written: {service.store.problem}")
+        structlog.get_logger().error("not ready", reason=service.store.problem)
+        reasons.append("decisions cannot be written")
     return reasons
 
 

@@ -19,8 +19,11 @@ from router.service.schemas import (
     RecommendAnswer,
     RecommendRequest,
 )
-from router.service.security import SECURITY, require
+from router.service.security import SECURITY, check_scope, require
 from router.service.store import ApiKey
+
+MOST_WITHOUT_READ = 100
+"""Longest list for a named user, together with what it excludes, that a key without ``read`` gets."""
 
 routes = APIRouter(tags=["users and items"])
 
@@ -28,25 +31,33 @@ routes = APIRouter(tags=["users and items"])
 @routes.post(
     "/v1/recommend",
     response_model=RecommendAnswer,
-    responses=documented(401, 403, 404, 413, 422, 429, 503, 504),
+    responses=documented(401, 403, 404, 408, 413, 415, 422, 429, 503, 504),
     openapi_extra=with_body(RecommendRequest),
 )
 async def recommend(request: Request) -> Response:
-    """Items for a user, or for whoever has some items; the most frequent ones where neither is known."""
+    """Items for a user, or for whoever has some items; the most frequent ones where neither is known.
+
+    What a list leaves out tells what its user has. For a named user the scope 'read' is therefore needed as
+    well where 'exclude_seen' is false or 'allowed' is given, and where 'k' and 'exclude' are more than 100
+    together.
+    """
     service = service_of(request)
-    await service.gate.admit(request, ("route",))  # not as a dependency: see routing.py
+    key = await service.gate.admit(request, ("route",))  # not as a dependency: see routing.py
     wanted = await parsed(request, RecommendRequest)
+    probing = not wanted.exclude_seen or wanted.allowed is not None
+    check_items(key, wanted.user, wanted.k + len(wanted.exclude), probing=probing)
     serving = service.live.serving
+    interactions = await service.beliefs.items(serving, wanted.user, wanted.interactions)
     ranked = partial(
         serving.recommend,
         wanted.user,
-        wanted.interactions,
+        interactions,
         wanted.k,
         exclude=wanted.exclude,
         allowed=wanted.allowed,
         exclude_seen=wanted.exclude_seen,
     )
-    plain = wanted.exclude_seen and wanted.allowed is None and not (wanted.interactions or wanted.exclude)
+    plain = wanted.exclude_seen and wanted.allowed is None and not (interactions or wanted.exclude)
     with service.metrics.stage("recommend"):
         # A list that is there is read sooner than a thread is changed.
         found = serving.listed(wanted.user, wanted.k) if plain else None
@@ -61,10 +72,38 @@ async def recommend(request: Request) -> Response:
     )
 
 
+def check_items(key: ApiKey | None, user: str | None, n_items: int, *, probing: bool = False) -> None:
+    """Refuse a list of items from which a key without ``read`` could tell a user's own.
+
+    Parameters
+    ----------
+    key
+        Of the request, or None.
+    user
+        Whose list it is, or None.
+    n_items
+        Its length, with what it excludes.
+    probing
+        Whether the request chooses the items that are told apart.
+
+    Raises
+    ------
+    ProblemError
+        403.
+    """
+    if user is not None and (probing or n_items > MOST_WITHOUT_READ):
+        check_scope(
+            key,
+            "read",
+            "'exclude_seen': false, 'allowed' and more than "
+            f"{MOST_WITHOUT_READ} items, excluded ones included, for a user: they show what the user has",
+        )
+
+
 @routes.post(
     "/v1/lookalike",
     response_model=LookalikeAnswer,
-    responses=documented(401, 403, 404, 413, 422, 429, 503, 504),
+    responses=documented(401, 403, 404, 408, 413, 415, 422, 429, 503, 504),
     openapi_extra=with_body(LookalikeRequest),
 )
 async def lookalike(request: Request, key: Annotated[ApiKey | None, Depends(require("read"))]) -> Response:

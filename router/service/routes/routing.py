@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from typing import Any
 
@@ -9,26 +10,28 @@ import numpy as np
 import orjson
 from anyio import to_thread
 from fastapi import APIRouter, Request
+from numpy.typing import NDArray
 from starlette.responses import Response
 
 from router.errors import ParameterError
 from router.persona.data import Floats
 from router.service.desk import Ask, Routed
 from router.service.problems import documented
-from router.service.routes.bodies import answer, parsed, service_of, with_body
+from router.service.routes.bodies import PlainRoute, answer, parsed, service_of, with_body
+from router.service.routes.people import check_items
 from router.service.schemas import RouteAnswer, RouteRequest
 from router.service.serving import Belief, Ranked
 from router.service.store import ApiKey
 
 _LARGEST = 1e9
 
-routes = APIRouter(tags=["decisions"])
+routes = APIRouter(tags=["decisions"], route_class=PlainRoute)
 
 
 @routes.post(
     "/v1/route",
     response_model=RouteAnswer,
-    responses=documented(401, 403, 404, 413, 422, 429, 503, 504),
+    responses=documented(401, 402, 403, 404, 408, 413, 415, 422, 429, 503, 504),
     openapi_extra=with_body(RouteRequest),
 )
 async def route(request: Request) -> Response:
@@ -38,6 +41,7 @@ async def route(request: Request) -> Response:
     key = await service.gate.admit(request, ("route",))
     wanted = await parsed(request, RouteRequest)
     _check_text(wanted.query, service.settings.limits.max_text_chars)
+    check_items(key, wanted.user, wanted.items)
     session_id = None if wanted.session_id is None else _session_id(key, wanted.user, wanted.session_id)
     session_llm = None if session_id is None else await service.sessions.llm(session_id)
     routed = await service.desk.route(_ask(wanted, session_id, session_llm), key)
@@ -45,9 +49,8 @@ async def route(request: Request) -> Response:
         await service.sessions.keep(session_id, wanted.user, routed.decision.llm, routed.decision_id)
     items = None
     if wanted.items:
-        items = await to_thread.run_sync(
-            routed.serving.recommend, wanted.user, wanted.interactions, wanted.items
-        )
+        interactions = await service.beliefs.items(routed.serving, wanted.user, wanted.interactions)
+        items = await to_thread.run_sync(routed.serving.recommend, wanted.user, interactions, wanted.items)
     return answer(_shown(routed, wanted.session_id, items))
 
 
@@ -61,7 +64,7 @@ def _ask(wanted: RouteRequest, session_id: str | None, session_llm: str | None) 
     return Ask(
         user=wanted.user,
         text=wanted.query,
-        embedding=None if wanted.embedding is None else _vector(wanted.embedding),
+        embedding=_embedding(wanted),
         task=wanted.task,
         allowed=None if wanted.candidates is None else frozenset(wanted.candidates),
         excluded=frozenset(wanted.exclude),
@@ -77,11 +80,24 @@ def _ask(wanted: RouteRequest, session_id: str | None, session_llm: str | None) 
     )
 
 
-def _vector(numbers: list[float]) -> Floats:
-    vector = np.array(numbers)
-    if not np.abs(vector).max() <= _LARGEST:  # squares and sums of such numbers are finite in float32
-        raise ParameterError(f"'embedding' must hold numbers of at most {_LARGEST:g} (got {vector.max():g})")
-    return vector.astype(np.float32)
+def _embedding(wanted: RouteRequest) -> Floats | None:
+    if wanted.embedding_base64 is None:
+        return None if wanted.embedding is None else _vector("embedding", np.array(wanted.embedding))
+    if wanted.embedding is not None:
+        raise ParameterError("'embedding' and 'embedding_base64' must not be given together")
+    try:
+        numbers = np.frombuffer(base64.b64decode(wanted.embedding_base64, validate=True), dtype="<f4")
+    except ValueError:
+        raise ParameterError("'embedding_base64' must be base64 of little-endian float32 numbers") from None
+    return _vector("embedding_base64", numbers)
+
+
+def _vector(name: str, numbers: NDArray[np.floating]) -> Floats:
+    largest = np.abs(numbers).max(initial=0.0)
+    if not largest <= _LARGEST:  # squares and sums of such numbers are finite in float32
+        raise ParameterError(f"{name!r} must hold numbers of at most {_LARGEST:g} (got {largest:g})")
+    vector: Floats = numbers.astype(np.float32)
+    return vector
 
 
 def _session_id(key: ApiKey | None, user: str | None, name: str) -> str:

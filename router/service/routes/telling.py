@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
+import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
@@ -14,9 +14,12 @@ from router.service.problems import documented
 from router.service.routes.bodies import answer, parsed, service_of, with_body
 from router.service.schemas import FeedbackAnswer, FeedbackRequest
 from router.service.security import require
-from router.service.store import ApiKey, Feedback
+from router.service.service import Service
+from router.service.store import Accepted, ApiKey, Feedback, UnknownDecisionError
 
 routes = APIRouter(tags=["feedback"])
+
+_FIRST_WAIT_S = 0.02  # as long as decisions wait to be written together
 
 IdempotencyKey = Annotated[
     str | None,
@@ -39,7 +42,7 @@ IdempotencyKey = Annotated[
             "description": "The same was accepted before under this idempotency key",
             "headers": {"Idempotent-Replayed": {"schema": {"type": "string", "enum": ["true"]}}},
         },
-        **documented(401, 403, 404, 409, 413, 422, 429, 503, 504),
+        **documented(401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 504),
     },
     openapi_extra=with_body(FeedbackRequest),
 )
@@ -48,11 +51,18 @@ async def feedback(
     key: Annotated[ApiKey | None, Depends(require("feedback"))],
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Tell what happened; when this is answered, it is on the disk and changes the user's next decision."""
+    """Tell what happened; when this is answered, it is on the disk.
+
+    Feedback on a decision that was made for an API key needs that key, or one with the scope admin: for any
+    other there is no such decision.
+
+    Choices change the user's next decision, as items do for a user whom the release does not know; items that
+    the user turned to are no longer recommended.
+    """
     service = service_of(request)
     told = await parsed(request, FeedbackRequest)
-    if told.llm is not None and told.decision_id is None:
-        service.live.serving.catalogue.position(told.llm)
+    if told.llm is not None:
+        await _check_llm(service, told.llm, told.decision_id)
     given = Feedback(
         decision_id=told.decision_id,
         user=told.user,
@@ -64,23 +74,48 @@ async def feedback(
         items=tuple(told.items.items()),
         occurred_at=told.occurred_at,
     )
-    add = partial(
-        service.store.add_feedback,
-        given,
-        key_id=None if key is None else key.key_id,
-        idempotency_key=idempotency_key,
-    )
     with service.metrics.stage("feedback"):
-        accepted = await to_thread.run_sync(add)
+        accepted = await _added(service, given, key, idempotency_key)
     content = {"feedback_id": accepted.feedback_id, "replayed": accepted.replayed}
     if accepted.replayed:
         return answer(content, 200, {"Idempotent-Replayed": "true"})
-    _count(service.metrics, told)
+    _count(service.metrics, told, accepted.booked_usd)
     await service.beliefs.refresh()
     return answer(content, 201)
 
 
-def _count(metrics: Metrics, told: FeedbackRequest) -> None:
+async def _added(
+    service: Service, given: Feedback, key: ApiKey | None, idempotency_key: str | None
+) -> Accepted:
+    """Receipt of the store, which gets a moment to hear of a decision that another worker has just made."""
+    store, wait_s = service.store, _FIRST_WAIT_S
+    while True:
+        try:
+            return await store.writing(
+                store.add_feedback,
+                given,
+                key_id=None if key is None else key.key_id,
+                of_any_key=key is not None and "admin" in key.scopes,
+                idempotency_key=idempotency_key,
+            )
+        except UnknownDecisionError:
+            if given.decision_id is None or not store.may_be_on_its_way(given.decision_id):
+                raise
+        await anyio.sleep(wait_s)
+        wait_s *= 2
+
+
+async def _check_llm(service: Service, llm: str, decision_id: str | None) -> None:
+    """Refuse an LLM that neither the release has nor the decision, which may be of an older one, offered."""
+    catalogue = service.live.serving.catalogue
+    if llm in catalogue.names:
+        return
+    decision = None if decision_id is None else await to_thread.run_sync(service.store.decision, decision_id)
+    if decision is None or llm not in decision.offered:
+        catalogue.position(llm)
+
+
+def _count(metrics: Metrics, told: FeedbackRequest, booked_usd: float) -> None:
     kinds = {
         "choice": told.llm is not None and told.thumbs is None and told.score is None,
         "thumbs_up": told.thumbs == 1,
@@ -93,5 +128,4 @@ def _count(metrics: Metrics, told: FeedbackRequest) -> None:
     for kind, there in kinds.items():
         if there:
             metrics.feedback(kind)
-    if told.cost_usd is not None:
-        metrics.reported(told.cost_usd)
+    metrics.reported(booked_usd)

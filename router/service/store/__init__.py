@@ -6,7 +6,13 @@ of each worker, so that no request waits for the database; what a killed worker 
 a store is opened.
 """
 
-from router.service.store.errors import FeedbackStoreError, IdempotencyConflictError, UnknownDecisionError
+from router.service.store.database import LONGEST_WAIT_S
+from router.service.store.errors import (
+    FeedbackStoreError,
+    IdempotencyConflictError,
+    StoreBusyError,
+    UnknownDecisionError,
+)
 from router.service.store.keys import TOKEN_PREFIX
 from router.service.store.records import (
     SCOPES,
@@ -25,6 +31,7 @@ from router.service.store.spending import period_of
 from router.service.store.store import Store, open_store
 
 __all__ = [
+    "LONGEST_WAIT_S",
     "SCOPES",
     "TOKEN_PREFIX",
     "Accepted",
@@ -37,6 +44,7 @@ __all__ = [
     "Scope",
     "Session",
     "Store",
+    "StoreBusyError",
     "StoredEvent",
     "Taken",
     "UnknownDecisionError",

@@ -13,14 +13,18 @@ quick      ``synchronous=NORMAL``: outlives the process;   ``synchronous_commit=
            a power failure takes what came after the       process; a crash of the server takes the last
            last durable commit                             moments
 =========  ==============================================  ==============================================
+
+Whoever waits for another writer gives up after a while, with :class:`StoreBusyError` and nothing written: in
+time to tell a caller who is still there.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -30,14 +34,16 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect,
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from router.errors import MissingDataError, ParameterError
-from router.service.store.errors import FeedbackStoreError
+from router.service.store.errors import FeedbackStoreError, StoreBusyError
 from router.service.store.tables import SCHEMA
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = ("sqlite", "postgresql+psycopg")
-_BUSY_TIMEOUT_S = 30.0
+LONGEST_WAIT_S = 5.0
+_LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code
 _MOST_CONNECTIONS = 10  # of a process; its other threads wait for one
 # Any two numbers that other applications of the same PostgreSQL database do not use.
 OPENING_LOCK, FEEDBACK_LOCK = 0x66706F70, 0x66706662
@@ -52,6 +58,8 @@ class Database:
     ----------
     url
         ``sqlite:///path`` or ``postgresql+psycopg://user:password@host/database``.
+    wait_s
+        Longest wait for the threads of this process that write, and again for other processes.
 
     Raises
     ------
@@ -63,13 +71,14 @@ class Database:
         The database cannot be opened or written, or its schema is of a newer version.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, wait_s: float = LONGEST_WAIT_S) -> None:
         parsed = _parsed(url)
         self.name = parsed.render_as_string(hide_password=True)
+        self.wait_s = wait_s
         self._path = Path(parsed.database or "") if parsed.drivername == "sqlite" else None
-        self._engine = _sqlite_engine(parsed) if self._path else _postgresql_engine(parsed)
+        self._engine = (_sqlite_engine if self._path else _postgresql_engine)(parsed, wait_s)
         # SQLite has one writer at a time: threads of this process wait here, in turn, not by polling.
-        self._turn = Lock() if self._path else nullcontext()
+        self._turn = Lock() if self._path else None
         modes = ("read", "snapshot", "quick", "durable")
         self._engines = {mode: self._engine.execution_options(transaction=mode) for mode in modes}
         if self._path is None:
@@ -91,12 +100,28 @@ class Database:
     def write(self, *, durable: bool) -> Iterator[Connection]:
         """Transaction that is committed when the block ends well, and flushed to the disk if ``durable``."""
         engine = self._engines["durable" if durable else "quick"]
-        with self._clear_errors(), self._turn, engine.begin() as connection:
+        with self._clear_errors(), self._in_turn(), engine.begin() as connection:
             yield connection
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def busy(self) -> StoreBusyError:
+        """Error of whoever has waited for too long."""
+        return StoreBusyError(f"{self.name}: others have been writing for more than {self.wait_s:g} s")
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=self.wait_s):
+            raise self.busy()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -105,7 +130,11 @@ class Database:
             yield
         except SQLAlchemyError as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            reason = " ".join(str(cause).split())
+            if _is_busy(cause):
+                raise self.busy() from cause
+            # PostgreSQL's text goes on with a DETAIL, which names values.
+            primary = getattr(getattr(cause, "diag", None), "message_primary", None)
+            reason = " ".join(str(primary or cause).split())
             raise FeedbackStoreError(f"{self.name}: the feedback store failed ({reason})") from cause
 
     def _open(self) -> None:
@@ -113,6 +142,7 @@ class Database:
         with self._alone():
             if self._path is None:
                 with self._engines["durable"].begin() as connection:
+                    connection.execute(text("SET LOCAL lock_timeout = 0"))  # another may be migrating
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": OPENING_LOCK})
                     self._migrate(connection)
                 return
@@ -183,12 +213,13 @@ def _parsed(url: str) -> URL:
     return parsed
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, wait_s: float) -> Engine:
     engine = create_engine(
         url,
         pool_size=_MOST_CONNECTIONS,
         max_overflow=0,
-        connect_args={"timeout": _BUSY_TIMEOUT_S},
+        pool_timeout=wait_s,
+        connect_args={"timeout": wait_s},
     )
 
     @event.listens_for(engine, "connect")
@@ -198,8 +229,23 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
-def _postgresql_engine(url: URL) -> Engine:
-    return create_engine(url, pool_size=_MOST_CONNECTIONS, max_overflow=0, pool_pre_ping=True)
+def _postgresql_engine(url: URL, wait_s: float) -> Engine:
+    engine = create_engine(
+        url, pool_size=_MOST_CONNECTIONS, max_overflow=0, pool_timeout=wait_s, pool_pre_ping=True
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _: Any) -> None:
+        connection.execute(f"SET lock_timeout = {round(1e3 * wait_s)}")
+        connection.commit()
+
+    return engine
+
+
+def _is_busy(cause: BaseException | None) -> bool:
+    if isinstance(cause, sqlite3.OperationalError):
+        return cause.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    return isinstance(cause, PoolTimeout) or getattr(cause, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -21,6 +21,8 @@ from router.service.store.tables import decisions
 
 _BATCH_WAIT_S = 0.02
 _LARGEST_BATCH = 500
+_STATEMENT_ROWS = (64, 8, 1)
+_COLUMNS = tuple(column.name for column in decisions.columns)
 _LONGEST_RETRY_S = 5.0
 _CAPACITY = 20_000
 _NAMES = ("user", "release", "llm", "source", "task", "query_hash", "key_id", "session_id")
@@ -37,8 +39,28 @@ def find(connection: Connection, decision_id: str) -> DecisionRecord | None:
 
 
 def write(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Write decisions, except those that are there already."""
-    connection.execute(insert(connection, decisions).on_conflict_do_nothing(), rows)
+    """Write decisions, except those that are there already.
+
+    SQLite gets many rows in one statement: its driver hands Python's lock to and fro at each, which costs the
+    thread that answers requests more than the writing does.
+    """
+    if connection.dialect.name != "sqlite":
+        connection.execute(insert(connection, decisions).on_conflict_do_nothing(), rows)
+        return
+    start = 0
+    for size in _STATEMENT_ROWS:
+        while len(rows) - start >= size:
+            values = tuple([row[name] for row in rows[start : start + size] for name in _COLUMNS])
+            connection.exec_driver_sql(_inserted(size), values)
+            start += size
+
+
+@lru_cache(maxsize=len(_STATEMENT_ROWS))
+def _inserted(n_rows: int) -> str:
+    """SQLite's statement that inserts so many rows; SQLAlchemy would compile its own anew each time."""
+    row = f"({', '.join('?' * len(_COLUMNS))})"
+    rows = ", ".join([row] * n_rows)
+    return f"INSERT INTO {decisions.name} ({', '.join(_COLUMNS)}) VALUES {rows} ON CONFLICT DO NOTHING"
 
 
 def row_of(record: DecisionRecord) -> dict[str, Any]:

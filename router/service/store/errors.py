@@ -9,6 +9,10 @@ class FeedbackStoreError(ResourceError):
     """The store cannot be opened, read or written, or is of another version."""
 
 
+class StoreBusyError(FeedbackStoreError):
+    """Others have been writing for too long: the same may be asked again."""
+
+
 class UnknownDecisionError(UnknownNameError):
     """No decision of this id was recorded."""
 

@@ -4,22 +4,27 @@
 choices.parquet        a row for each judged decision: user, query, llm, offered, thumbs, reward, cost_usd,
                        latency_ms, timestamp, and task where all have one; what ``train-router`` calls
                        events
-queries.parquet        id and embedding, where the queries are known by embeddings; for ``--queries``
+queries.parquet        id and embedding, where the queries are known by embeddings; for ``--queries``. Its
+                       metadata name their encoder, where the releases that decided are at hand
 interactions.parquet   user, item, weight, timestamp; for ``build-graph``
 judgements.parquet     all feedback as it was received, with what is needed to estimate another policy from
                        it: the LLM that was routed to, its propensity, the release
 =====================  ===================================================================================
 
 The queries of the choices are texts, embeddings or, where there is neither, the names of tasks: whichever
-most judged decisions have, because one table holds one kind of query. The others are left out and counted.
-Rows are in the order of their ids, so equal contents give equal files.
+most judged decisions have, because one table holds one kind of query. The others are left out and counted, as
+are judgements on no decision, which have no query: services go on to apply those. Rows are in the order of
+their ids, so equal contents give equal files.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,6 +34,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Connection, Row, case, func, select
 
 from ppr.manifest import new_store
+from router.encoders import ENCODER_METADATA, EncoderIdentity
 from router.service.store.database import Database
 from router.service.store.decisions import embedding_of
 from router.service.store.feedback import offered_with
@@ -85,11 +91,16 @@ _ROWS = select(
 ).select_from(_JOINED)
 
 
-def export(database: Database, folder: Path, since: float | None) -> Exported:
+def export(
+    database: Database,
+    folder: Path,
+    since: float | None,
+    encoder_of: Callable[[str], EncoderIdentity | None],
+) -> Exported:
     """Write the tables; see :meth:`router.service.store.Store.export`."""
     received = feedback.c.received_at >= (float("-inf") if since is None else since)
     with new_store(folder) as working, database.read(snapshot=True) as connection:
-        form = _Form.of(connection, received)
+        form = _Form.of(connection, received, cache(encoder_of))
         with ExitStack() as stack:
             tables = _Tables(working, form, stack)
             rows = connection.execution_options(yield_per=_BATCH_ROWS).execute(
@@ -103,20 +114,33 @@ def export(database: Database, folder: Path, since: float | None) -> Exported:
         n_queries=0 if tables.queries is None else tables.queries.n_rows,
         n_interactions=tables.interactions.n_rows,
         n_judgements=tables.judgements.n_rows,
-        n_left_out=tables.n_left_out,
+        left_out=dict(sorted(tables.left_out.items())),
+        encoder=form.encoder,
+        feedback_until=None if tables.last_at is None else math.ceil(tables.last_at * 1e6) / 1e6,
     )
 
 
 class _Form:
-    """Which kind of query the choices have, and whether they have tasks."""
+    """Which kind of query the choices have, of which encoder, and whether they have tasks."""
 
-    def __init__(self, column: str, embedding_bytes: int | None, with_tasks: bool) -> None:
+    def __init__(
+        self,
+        column: str,
+        embedding_bytes: int | None,
+        with_tasks: bool,
+        encoder: EncoderIdentity | None,
+        encoder_of: Callable[[str], EncoderIdentity | None],
+    ) -> None:
         self.column = column
         self.embedding_bytes = embedding_bytes
         self.with_tasks = with_tasks
+        self.encoder = encoder
+        self._encoder_of = encoder_of
 
     @classmethod
-    def of(cls, connection: Connection, received: Any) -> _Form:
+    def of(
+        cls, connection: Connection, received: Any, encoder_of: Callable[[str], EncoderIdentity | None]
+    ) -> _Form:
         judged = (
             select(feedback.c.decision_id)
             .where(received, feedback.c.verdict != 0, feedback.c.user_key.is_not(None))
@@ -130,22 +154,38 @@ class _Form:
         name = "query_text" if n_texts >= n_embeddings else "query_embedding"
         name = name if n_texts or n_embeddings else "task"
         query = columns[name]
-        size = None
+        size, encoder = None, None
         if name == "query_embedding":  # those of the encoder that is in use now
-            latest = select(func.length(query)).where(chosen, query.is_not(None))
-            size = connection.scalar(latest.order_by(decisions.c.decision_id.desc()).limit(1))
+            latest = select(func.length(query), decisions.c.release).where(chosen, query.is_not(None))
+            size, release = connection.execute(latest.order_by(decisions.c.decision_id.desc()).limit(1)).one()
+            encoder = encoder_of(release)
         without_task = select(func.count(case((decisions.c.task.is_(None), 1)))).where(
             chosen, query.is_not(None)
         )
-        return cls(name, size, not connection.scalar(without_task))
+        return cls(name, size, not connection.scalar(without_task), encoder, encoder_of)
 
     def query(self, row: Row[*tuple[Any, ...]]) -> str | None:
         """The query of a choice, or its id; None where this decision has another kind of query, or none."""
         if self.column == "query_embedding":
-            fits = row.query_embedding is not None and len(row.query_embedding) == self.embedding_bytes
-            return (row.query_hash or row.decision_id) if fits else None
+            return (row.query_hash or row.decision_id) if self._fits(row) else None
         text: str | None = getattr(row, self.column)
         return text
+
+    def why_left_out(self, row: Row[*tuple[Any, ...]]) -> str:
+        """Why a judgement is no row of the choices."""
+        if row.user_key is None:
+            return "of no user"
+        if row.decision_id is None:
+            return "on no decision"
+        if getattr(row, self.column) is None:
+            return f"on a decision without {self.column.removeprefix('query_')}"
+        return "on a query of another encoder"
+
+    def _fits(self, row: Row[*tuple[Any, ...]]) -> bool:
+        """Whether the embedding is one of the encoder; by its length, where that is not known."""
+        if row.query_embedding is None or len(row.query_embedding) != self.embedding_bytes:
+            return False
+        return self.encoder is None or self._encoder_of(row.release) in (None, self.encoder)
 
 
 class _Tables:
@@ -157,15 +197,19 @@ class _Tables:
 
         self._form = form
         self._seen: set[str] = set()
-        self.n_left_out = 0
+        self.left_out: Counter[str] = Counter()
+        self.last_at: float | None = None
         self.choices = writer("choices", _CHOICES.append(_TASK) if form.with_tasks else _CHOICES)
-        self.queries = writer("queries", _QUERIES) if form.embedding_bytes else None
+        self.queries = (
+            writer("queries", _of_encoder(_QUERIES, form.encoder)) if form.embedding_bytes else None
+        )
         self.interactions = writer("interactions", _INTERACTIONS)
         self.judgements = writer("judgements", _JUDGEMENTS)
 
     def add(self, rows: Sequence[Row[*tuple[Any, ...]]]) -> None:
         """Add all feedback on one decision, or one that is on none; in the order of its times."""
         for row in rows:
+            self.last_at = row.at if self.last_at is None else max(row.at, self.last_at)
             of_feedback = {name: getattr(row, name, None) for name in _JUDGEMENTS.names}
             self.judgements.add(of_feedback | {"user": row.user_key, "timestamp": _microseconds(row.at)})
             if row.user_key is not None:
@@ -179,7 +223,7 @@ class _Tables:
     def _add_choice(self, rows: Sequence[Row[*tuple[Any, ...]]], last: Row[*tuple[Any, ...]]) -> None:
         query = self._form.query(last)
         if query is None or last.user_key is None:
-            self.n_left_out += 1
+            self.left_out[self._form.why_left_out(last)] += 1
             return
         measured = [row for row in rows if row.llm == last.llm]  # not of what the user did not take
         choice = {
@@ -226,6 +270,13 @@ class _Writer:
     def _flush(self) -> None:
         self._file.write_table(pa.Table.from_pylist(self._rows, self._schema))
         self._rows = []
+
+
+def _of_encoder(schema: pa.Schema, encoder: EncoderIdentity | None) -> pa.Schema:
+    """The schema, with the encoder in its metadata."""
+    return (
+        schema if encoder is None else schema.with_metadata({ENCODER_METADATA: json.dumps(encoder.to_json())})
+    )
 
 
 def _last(values: Iterator[float | None]) -> float | None:

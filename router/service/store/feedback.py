@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, text, update
 
 from router.errors import ParameterError
 from router.service.store import spending
@@ -24,6 +24,7 @@ from router.service.store.records import Accepted, DecisionRecord, Feedback, Sto
 from router.service.store.tables import decisions, feedback
 
 _MOST_CHANGES = 10_000
+_MOST_TIMES_EXPECTED = 100.0
 _EVENTS = (
     select(
         feedback.c.decision_id,
@@ -41,8 +42,19 @@ _EVENTS = (
     .order_by(feedback.c.at.desc(), feedback.c.feedback_id.desc())
     .limit(bindparam("limit"))
 )
+_ITEMS = (
+    select(feedback.c["items"])
+    .where(feedback.c.user_key == bindparam("user"), feedback.c["items"].is_not(None))
+    .where(feedback.c.at > bindparam("since"))
+    .order_by(feedback.c.at.desc(), feedback.c.feedback_id.desc())
+    .limit(bindparam("limit"))
+)
 _CHANGES = (
-    select(feedback.c.position, feedback.c.user_key, feedback.c.verdict)
+    select(
+        feedback.c.position,
+        feedback.c.user_key,
+        or_(feedback.c.verdict != 0, feedback.c["items"].is_not(None)).label("tells"),
+    )
     .where(feedback.c.position > bindparam("cursor"))
     .order_by(feedback.c.position)
     .limit(_MOST_CHANGES)
@@ -69,6 +81,8 @@ def check(given: Feedback, decision: DecisionRecord | None) -> None:
     if given.thumbs not in (None, -1, 1):
         raise ParameterError(f"'thumbs' must be -1 or 1 (got {given.thumbs!r})")
     check_number("score", given.score, at_least=0.0, at_most=1.0)
+    if given.thumbs is not None and given.score is not None and (given.thumbs > 0) != (given.score >= 0.5):
+        raise ParameterError(f"'thumbs' and 'score' must agree (got {given.thumbs} and {given.score:g})")
     check_number("cost_usd", given.cost_usd, at_least=0.0)
     check_number("latency_ms", given.latency_ms, at_least=0.0)
     check_number("occurred_at", given.occurred_at)
@@ -91,7 +105,8 @@ def add(
     if connection.dialect.name == "postgresql":
         # In turn: positions then ascend in the order of commits, and an idempotency key is seen or not there.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": FEEDBACK_LOCK})
-    body = hashlib.sha256(json.dumps(asdict(given), sort_keys=True).encode()).digest()
+    same = asdict(given) | {"items": sorted(given.items)}  # in whatever order they were given
+    body = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).digest()
     idempotency = None if idempotency_key is None else f"{key_id or ''}:{idempotency_key}"
     if idempotency is not None:
         found = connection.execute(
@@ -125,24 +140,33 @@ def add(
         "body_sha256": body,
     }
     connection.execute(insert(feedback), row)
+    booked_usd = 0.0
     if decision is not None and given.cost_usd is not None and decision.endpoint != "chat":
-        _charge(connection, decision, user, decision.key_id or key_id, given.cost_usd)
-    return Accepted(feedback_id, replayed=False)
+        booked_usd = _charge(connection, decision, user, decision.key_id or key_id, given.cost_usd)
+    return Accepted(feedback_id, replayed=False, booked_usd=booked_usd)
 
 
 def _charge(
     connection: Connection, decision: DecisionRecord, user: str | None, key_id: str | None, usd: float
-) -> None:
-    """Add a reported cost, the first of its decision, to the day and the month of the decision."""
+) -> float:
+    """Add a reported cost, the first of its decision, to the day and the month of the decision.
+
+    Returns what was added: not what is far beyond the expected cost, which is a slip of the unit or worse,
+    and must not empty a budget.
+    """
     first = connection.execute(
         update(decisions)
         .where(decisions.c.decision_id == decision.decision_id, decisions.c.charged.is_(False))
         .values(charged=True)
     )
-    if first.rowcount == 1:
-        subjects = [f"user:{user}"] * (user is not None) + [f"key:{key_id}"] * (key_id is not None)
-        for period in (spending.period_of(decision.created_at, unit) for unit in ("day", "month")):
-            spending.add(connection, subjects, period, usd)
+    if first.rowcount != 1:
+        return 0.0
+    if decision.cost_usd is not None:
+        usd = min(usd, _MOST_TIMES_EXPECTED * decision.cost_usd)
+    subjects = [f"user:{user}"] * (user is not None) + [f"key:{key_id}"] * (key_id is not None)
+    for period in (spending.period_of(decision.created_at, unit) for unit in ("day", "month")):
+        spending.add(connection, subjects, period, usd)
+    return usd
 
 
 def events_of(connection: Connection, user: str, limit: int) -> list[StoredEvent]:
@@ -158,6 +182,15 @@ def events_of(connection: Connection, user: str, limit: int) -> list[StoredEvent
         if row.verdict > 0:
             events.append(_event(row))
     return events[::-1]
+
+
+def items_of(connection: Connection, user: str, since: float, limit: int) -> dict[str, float]:
+    """Items that a user turned to after a time, with the sums of their weights."""
+    found: dict[str, float] = {}
+    for stored in connection.scalars(_ITEMS, {"user": user, "since": since, "limit": limit}):
+        for item, weight in json.loads(stored):
+            found[item] = found.get(item, 0.0) + weight
+    return found
 
 
 def _event(row: Row[*tuple[Any, ...]]) -> StoredEvent:
@@ -180,9 +213,9 @@ def offered_with(stored: str | None, llm: str) -> tuple[str, ...] | None:
 
 
 def users_changed_since(connection: Connection, cursor: int) -> tuple[int, list[str]]:
-    """The next cursor, and the users who were judging up to it, each once."""
+    """The next cursor, and the users of whom choices or items were told up to it, each once."""
     rows = connection.execute(_CHANGES, {"cursor": cursor}).all()
-    users = dict.fromkeys(row.user_key for row in rows if row.verdict and row.user_key is not None)
+    users = dict.fromkeys(row.user_key for row in rows if row.tells and row.user_key is not None)
     return (rows[-1].position if rows else cursor), list(users)
 
 

@@ -54,7 +54,9 @@ class RateLimits:
         check_name("bucket", bucket)
         if per_minute < 1:
             raise ParameterError(f"'per_minute' must be positive (got {per_minute})")
-        with self._lock:
+        if not self._lock.acquire(timeout=self._database.wait_s):
+            raise self._database.busy()
+        try:
             minute = int(now // MINUTE_S)
             if minute > self._minute:
                 self._minute = minute
@@ -66,6 +68,8 @@ class RateLimits:
                 return Taken(False, 0, max((lease.minute + 1) * MINUTE_S - now, 0.0))
             lease.left -= 1
             return Taken(True, lease.left + lease.in_table, 0.0)
+        finally:
+            self._lock.release()
 
     def _renew(self, bucket: str, per_minute: int) -> _Lease:
         with self._database.write(durable=False) as connection:

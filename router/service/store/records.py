@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from router.encoders import EncoderIdentity
 from router.persona.data import Floats
 
 Scope = Literal["route", "read", "feedback", "admin"]
@@ -165,10 +166,21 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Receipt for feedback; ``replayed`` where the same was accepted before under its idempotency key."""
+    """Receipt for feedback.
+
+    Attributes
+    ----------
+    feedback_id
+        Its name.
+    replayed
+        Whether the same was accepted before under its idempotency key.
+    booked_usd
+        What it added to the spending: its cost, where that is the first that is known of its decision.
+    """
 
     feedback_id: str
     replayed: bool
+    booked_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +193,11 @@ class StoredEvent:
     offered: tuple[str, ...] | None
     query_key: str | None
     at: float
+
+    @property
+    def has_no_query(self) -> bool:
+        """Whether nothing is known of what was asked."""
+        return self.query_embedding is None and self.task is None and self.query_key is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +240,13 @@ class Exported:
         Where.
     n_choices, n_queries, n_interactions, n_judgements
         Rows of the tables.
-    n_left_out
-        Judged decisions that no training can read: nobody's, or without query where others have one.
+    left_out
+        How many judgements no training can read, by the reason.
+    encoder
+        What the embeddings of the queries were made with, or None.
+    feedback_until
+        Time of the last feedback, rounded up to a microsecond; None without any. What a model that learned
+        from this export is published with.
     """
 
     folder: Path
@@ -232,4 +254,6 @@ class Exported:
     n_queries: int
     n_interactions: int
     n_judgements: int
-    n_left_out: int
+    left_out: dict[str, int]
+    encoder: EncoderIdentity | None
+    feedback_until: float | None

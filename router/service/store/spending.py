@@ -2,7 +2,8 @@
 
 A request reserves what it may cost before it is made, and settles what it did cost. Spent and reserved sums
 together never exceed a budget: the check and the reservation are one transaction that holds the rows of all
-its subjects.
+its subjects. A reservation that nobody settles, because its worker was killed, counts for good: the upstream
+may have answered, and charged for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from router.service.store.database import insert
 from router.service.store.records import new_id
 from router.service.store.tables import reservations, spending
 
-LAPSE_S = 3600.0
 _ROUNDING_USD = 1e-9
 
 
@@ -59,8 +59,6 @@ def reserve(
     """Reserve a sum for all subjects or, where it would exceed a budget, for none."""
     check_number("usd", usd, at_least=0.0)
     add(connection, budgets, period, 0.0)  # the rows are there now, and held until the commit
-    lapsed = reservations.c.subject.in_(budgets), reservations.c.created_at < now - LAPSE_S
-    connection.execute(delete(reservations).where(*lapsed))
     spent = spent_usd(connection, budgets, period)
     for subject, budget in budgets.items():
         if budget is not None and spent[subject] + usd > budget + _ROUNDING_USD:
@@ -82,7 +80,7 @@ def reserve(
 
 
 def settle(connection: Connection, reservation_id: str, usd: float) -> bool:
-    """Replace a reservation by what was spent; False where it has lapsed, or was settled or released."""
+    """Replace a reservation by what was spent; False where it was settled or released."""
     check_number("usd", usd, at_least=0.0)
     own = reservations.c.reservation_id == reservation_id
     held = connection.execute(select(reservations.c.subject, reservations.c.period).where(own)).all()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
+import anyio
+from anyio import to_thread
+
+from router.encoders import EncoderIdentity
 from router.service.store import decisions, export, feedback, keys, rates, sessions, spending
 from router.service.store.checks import check_name
-from router.service.store.database import Database
+from router.service.store.database import LONGEST_WAIT_S, Database
 from router.service.store.errors import UnknownDecisionError
 from router.service.store.records import (
     Accepted,
@@ -22,16 +29,21 @@ from router.service.store.records import (
     age_s,
 )
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 _CLOSE_TIMEOUT_S = 10.0
+_WRITING_THREADS = 10
 # How long another worker may take to write its decision.
-_OTHERS_WRITE_S, _LOOK_AGAIN_S = 0.5, 0.01
+_OTHERS_WRITE_S = 0.5
 
 
 class Store:
     """API keys, decisions, feedback, sessions, spending and rate limits, shared by all workers.
 
     Safe to share between threads; each process opens its own, by :func:`open_store`. All methods but
-    :meth:`add_decision` wait for the database, and raise :class:`FeedbackStoreError` where it fails.
+    :meth:`add_decision` wait for the database, and raise :class:`FeedbackStoreError` where it fails. An event
+    loop calls those that write by :meth:`writing`, so that they do not take the threads of those that read.
 
     Parameters
     ----------
@@ -43,6 +55,7 @@ class Store:
         self._database = database
         self._decisions = decisions.DecisionBuffer(database)
         self._rates = rates.RateLimits(database)
+        self._writers = anyio.CapacityLimiter(_WRITING_THREADS)
 
     def __enter__(self) -> Store:
         return self
@@ -54,6 +67,20 @@ class Store:
     def problem(self) -> str | None:
         """Why decisions cannot be written at present, or None."""
         return None if self._decisions.problem is None else str(self._decisions.problem)
+
+    async def writing(self, method: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Result of a method that writes, called in one of a few threads that are kept for this.
+
+        Raises
+        ------
+        StoreBusyError
+            No thread was free, or the database was not, for too long: nothing was written.
+        """
+        try:
+            with anyio.fail_after(self._database.wait_s):  # for a thread: what has one is not abandoned
+                return await to_thread.run_sync(partial(method, *args, **kwargs), limiter=self._writers)
+        except TimeoutError:
+            raise self._database.busy() from None
 
     def flush(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Return when all decisions so far are written.
@@ -137,17 +164,16 @@ class Store:
         self._decisions.add(record)
 
     def decision(self, decision_id: str) -> DecisionRecord | None:
-        """A decision of any worker. Waits for one so young that its worker may still have to write it."""
+        """A decision of any worker, as far as it is written; one of this worker at once."""
         pending = self._decisions.find(decision_id)
         if pending is not None:
             return pending[0]
-        until = time.monotonic() + _OTHERS_WRITE_S - max(age_s(decision_id, time.time()), 0.0)
-        while True:
-            with self._database.read() as connection:
-                found = decisions.find(connection, decision_id)
-            if found is not None or time.monotonic() >= until:
-                return found
-            time.sleep(_LOOK_AGAIN_S)
+        with self._database.read() as connection:
+            return decisions.find(connection, decision_id)
+
+    def may_be_on_its_way(self, decision_id: str) -> bool:
+        """Whether an id is so young that another worker may have yet to write its decision."""
+        return 0.0 <= age_s(decision_id, time.time()) < _OTHERS_WRITE_S
 
     # Feedback
 
@@ -156,21 +182,26 @@ class Store:
         given: Feedback,
         *,
         key_id: str | None = None,
+        of_any_key: bool = False,
         idempotency_key: str | None = None,
         now: float | None = None,
     ) -> Accepted:
         """Accept feedback: when this returns, it is on the disk.
 
         User and LLM are those of the decision where they are not given. The first cost that is reported of a
-        decision counts as spent by its user and its API key, in the day and the month of the decision;
-        what :meth:`settle` booked already, for a decision of the endpoint ``chat``, does not.
+        decision counts as spent by its user and its API key, in the day and the month of the decision, up to
+        a hundred times the cost that was expected, if any was; what :meth:`settle` booked already, for a
+        decision of the endpoint ``chat``, does not.
 
         Parameters
         ----------
         given
             The feedback.
         key_id
-            API key that it came with.
+            API key that it came with, which must be the decision's, if that has one; None where the service
+            asks for no key.
+        of_any_key
+            Whether it may be about the decision of another key.
         idempotency_key
             Name of this feedback among those of the same API key; the same again is accepted once.
         now
@@ -181,7 +212,7 @@ class Store:
         ParameterError
             A field breaks its rule.
         UnknownDecisionError
-            There is no such decision.
+            There is no such decision, or it is another key's.
         IdempotencyConflictError
             The idempotency key was used for other feedback.
         """
@@ -190,7 +221,7 @@ class Store:
         if given.decision_id is not None:
             check_name("decision_id", given.decision_id)
             decision = self.decision(given.decision_id)
-            if decision is None:
+            if decision is None or not (of_any_key or key_id is None or decision.key_id in (None, key_id)):
                 raise UnknownDecisionError(f"no decision {given.decision_id[:60]!r}")
         feedback.check(given, decision)
         pending = None if decision is None else self._decisions.find(decision.decision_id)
@@ -209,8 +240,16 @@ class Store:
         with self._database.read() as connection:
             return feedback.events_of(connection, user, limit)
 
+    def items_of(self, user: str, since: float | None = None, limit: int = 200) -> dict[str, float]:
+        """Items of the last ``limit`` feedbacks of a user that hold any, with the sums of their weights.
+
+        ``since`` leaves out what happened up to that time, in seconds since 1970.
+        """
+        with self._database.read() as connection:
+            return feedback.items_of(connection, user, -math.inf if since is None else since, limit)
+
     def users_changed_since(self, cursor: int) -> tuple[int, list[str]]:
-        """Users whose choices changed by feedback behind a cursor, of all workers, and the next cursor."""
+        """Users whose choices or items changed by feedback behind a cursor, and the next cursor."""
         with self._database.read() as connection:
             return feedback.users_changed_since(connection, cursor)
 
@@ -219,7 +258,13 @@ class Store:
         with self._database.read() as connection:
             return feedback.last_cursor(connection)
 
-    def export(self, folder: Path, *, since: float | None = None) -> Exported:
+    def export(
+        self,
+        folder: Path,
+        *,
+        since: float | None = None,
+        encoder_of: Callable[[str], EncoderIdentity | None] = lambda _: None,
+    ) -> Exported:
         """Write what was learned as the tables that the batch jobs read; see the module ``export``.
 
         Parameters
@@ -228,6 +273,9 @@ class Store:
             Written beside its name and renamed, so it must not be there.
         since
             Takes feedback received at or after this time only, in seconds since 1970.
+        encoder_of
+            Tells the encoder of a release, or None where it is not known: that of the embeddings is kept
+            beside them, and those of other encoders are left out.
 
         Raises
         ------
@@ -237,7 +285,7 @@ class Store:
             It cannot be written.
         """
         self.flush()
-        return export.export(self._database, folder, since)
+        return export.export(self._database, folder, since, encoder_of)
 
     # Sessions
 
@@ -279,12 +327,13 @@ class Store:
         usd
             The sum.
         now
-            Seconds since 1970; None asks the clock. A reservation lapses after an hour.
+            Seconds since 1970; None asks the clock.
 
         Returns
         -------
         str or None
-            Id for :meth:`settle` or :meth:`release`; None where a budget would be exceeded.
+            Id for :meth:`settle` or :meth:`release`; None where a budget would be exceeded. Without either,
+            the sum counts as spent.
         """
         for subject in budgets:
             check_name("subject", subject)
@@ -319,13 +368,16 @@ class Store:
         return self._rates.take(bucket, per_minute, now)
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, wait_s: float = LONGEST_WAIT_S) -> Store:
     """Open the store of a URL, made or brought up to date where necessary.
 
     Parameters
     ----------
     url
         ``sqlite:///path/to/file.db`` or ``postgresql+psycopg://user:password@host/database``.
+    wait_s
+        Longest of each wait for others who write: for a thread, for those of this process, for other
+        processes.
 
     Raises
     ------
@@ -336,4 +388,4 @@ def open_store(url: str) -> Store:
     FeedbackStoreError
         It cannot be opened or written, or was written by a newer version.
     """
-    return Store(Database(url))
+    return Store(Database(url, wait_s))

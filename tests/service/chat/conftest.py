@@ -73,7 +73,10 @@ def caller(chat_settings: ServiceSettings) -> Iterator[Caller]:
 def serving(settings: ServiceSettings) -> Iterator[Caller]:
     """A caller of a service with other settings."""
     with TestClient(
-        create_app(settings), raise_server_exceptions=False, client=("127.0.0.1", 50000)
+        create_app(settings),
+        "http://127.0.0.1:8080",
+        raise_server_exceptions=False,
+        client=("127.0.0.1", 50000),
     ) as client:
         yield Caller(client)
 

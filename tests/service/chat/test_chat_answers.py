@@ -4,6 +4,7 @@ import logging
 from contextlib import contextmanager
 
 import pytest
+import structlog
 
 from router.service.settings import ServiceSettings, UpstreamSettings
 from tests.service.chat.conftest import MODELS, QUESTION, SECRET, Caller, serving
@@ -82,7 +83,7 @@ def test_the_next_candidate_stands_in_for_an_llm_that_fails(
         "hang": "timeout",
         "nonsense": "malformed",
         "other_json": "malformed",
-        "break_off": "connection",
+        "break_off": "broken_off",
     }
     assert decided["failed"] == [{"llm": "brief", "reason": reasons.get(fault, "status")}]
     record = caller.service.store.decision(decided["decision_id"])
@@ -101,6 +102,35 @@ def test_an_upstream_that_is_down_is_a_failure(service_settings: ServiceSettings
     assert error["type"] == "upstream_error"
     assert "'brief': ConnectError" in error["message"]
     assert "127.0.0.1" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "stream", "reason"), [("error", False, "status"), ("break_off", True, "broken_off")]
+)
+def test_a_failure_is_logged_and_counted(
+    caller: Caller, upstream: FakeUpstream, fault: Fault, stream: bool, reason: str
+) -> None:
+    upstream.behaviours["up-brief"] = Behaviour(fault)
+    with structlog.testing.capture_logs() as logs:
+        caller.ask("u02", stream=stream)
+    (told,) = [entry for entry in logs if entry["event"] == "an upstream failed"]
+    assert (told["log_level"], told["upstream"], told["llm"], told["reason"]) == (
+        "warning",
+        "fake",
+        "brief",
+        reason,
+    )
+    assert SECRET not in str(logs)
+    counted = f'fairpath_upstream_failures_total{{llm="brief",reason="{reason}",upstream="fake"}} 1.0'
+    assert counted in caller.client.get("/metrics").text
+
+
+def test_models_that_the_catalogue_lacks_are_told_at_the_start(chat_settings: ServiceSettings) -> None:
+    with structlog.testing.capture_logs() as logs, with_caller(chat_settings):
+        pass
+    (told,) = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert told["models"] == ["unlisted"]
+    assert told["catalogue"] == ["brief", "kind", "unused-price"]
 
 
 def test_all_out_of_time_is_a_timeout(caller: Caller, upstream: FakeUpstream) -> None:
@@ -184,6 +214,8 @@ def test_without_upstreams_there_is_nothing_to_choose_from(service_settings: Ser
     with with_caller(service_settings) as caller:
         answer = caller.ask()
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        for way in ("[[serve.upstreams]]", "--stand-in"):
+            assert way in answer.json()["error"]["message"]
         assert caller.client.get("/v1/models").json() == {"object": "list", "data": []}
 
 
@@ -196,7 +228,7 @@ def test_only_llms_that_an_upstream_has_are_candidates(
         assert caller.ask("u02").json()["model"] == "kind"
         refused = caller.ask("u02", fairpath={"candidates": ["brief"]})
     assert (refused.status_code, upstream.asked()) == (422, ["up-kind"])
-    assert "no upstream has any of the 'candidates'" in refused.json()["error"]["message"]
+    assert "brief has no upstream" in refused.json()["error"]["message"]
 
 
 def test_demands_come_in_the_body_or_in_headers(caller: Caller) -> None:
@@ -221,7 +253,8 @@ def test_a_wrong_request_is_told_so_and_nobody_is_asked(caller: Caller, upstream
         assert answer.status_code == 422
         assert told in answer.json()["error"]["message"]
     for content in (b"", b"{", b"[]"):
-        answer = caller.client.post("/v1/chat/completions", content=content)
+        said = {"Content-Type": "application/json"}
+        answer = caller.client.post("/v1/chat/completions", content=content, headers=said)
         assert (answer.status_code, answer.json()["error"]["type"]) == (422, "invalid_request_error")
     assert upstream.asked() == []
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,11 +61,49 @@ def test_feedback_on_a_fallback_is_about_who_answered(caller: Caller, upstream: 
     assert "brief" not in event.offered
 
 
-@pytest.mark.parametrize("fault", ["error", "refuse", "hang"])
+@pytest.mark.parametrize("fault", ["error", "refuse"])
 def test_nothing_is_paid_for_what_did_not_answer(caller: Caller, upstream: FakeUpstream, fault: Any) -> None:
     upstream.behaviours = {f"up-{name}": Behaviour(fault) for name in ("brief", "kind", "third")}
     assert caller.ask("u02").status_code >= 400
     assert spent_usd(caller, "user:u02") == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", ["hang", "other_json", "break_off"])
+def test_a_prompt_that_was_taken_is_paid(
+    caller: Caller, upstream: FakeUpstream, fault: Any, stream: bool
+) -> None:
+    upstream.behaviours["up-brief"] = Behaviour(fault)
+    key, token = caller.service.store.create_key("app", ["route"], budget_usd=1.0)
+    question = [{"role": "user", "content": "x" * 4000}]
+    caller.ask(None, {"X-API-Key": token}, model="brief", messages=question, stream=stream)
+    prompt_usd = 1004 * 0.1 / 1e6
+    assert prompt_usd <= spent_usd(caller, f"key:{key.key_id}") < 1.1 * prompt_usd
+
+
+def test_nothing_is_paid_where_nobody_was_reached(chat_settings: ServiceSettings) -> None:
+    (reached,) = chat_settings.upstreams
+    with socket.socket() as closed:  # bound, but nobody listens
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+        elsewhere = reached.model_copy(update={"base_url": url})
+        for caller in serving(chat_settings.model_copy(update={"upstreams": (elsewhere,)})):
+            answer = caller.ask("u02", model="brief")
+            assert (answer.status_code, "ConnectError" in answer.text) == (502, True)
+            assert spent_usd(caller, "user:u02") == 0
+
+
+@pytest.mark.parametrize("several", ["n", "best_of"])
+@pytest.mark.parametrize("model", ["auto", "kind"])
+def test_all_answers_side_by_side_are_reserved(
+    chat_settings: ServiceSettings, upstream: FakeUpstream, model: str, several: str
+) -> None:
+    one_usd = 100 * 0.6 / 1e6  # of kind's answer; brief's is half of it
+    with with_budget(chat_settings, 8 * one_usd) as caller:
+        assert caller.ask("u03", model=model, max_tokens=100, **{several: 17}).status_code == 402
+        assert upstream.asked() == []
+        assert caller.ask("u03", model=model, max_tokens=100, **{several: 2}).status_code == 200
+        assert caller.ask("u03", model=model, max_tokens=100, **{several: 129}).status_code == 422
 
 
 def test_what_came_of_a_stream_that_broke_off_is_paid_by_estimate(
@@ -96,8 +135,10 @@ def test_a_budget_leads_to_a_cheaper_llm_and_then_to_a_clear_end(chat_settings: 
         first = caller.ask("u03")
         assert (first.status_code, first.json()["model"]) == (200, "brief")
         answers = [caller.ask("u03") for _ in range(4)]
-        assert answers[-1].status_code == 422
-        assert "budget" in answers[-1].json()["error"]["message"]
+        error = answers[-1].json()["error"]
+        assert (answers[-1].status_code, error["type"]) == (402, "insufficient_quota")
+        assert error["code"] == "budget_spent"
+        assert "USD left" in answers[-1].json()["error"]["message"]
         assert spent_usd(caller, "user:u03") <= 0.8 * expected_usd
         assert caller.ask("u02").status_code == 200  # others have their own
 
@@ -124,6 +165,34 @@ def test_a_reservation_that_is_refused_is_a_fallback_too(
         assert spent is not None
         named = caller.ask("u03", model="brief")
         assert (named.status_code, named.json()["error"]["code"]) == (402, "budget_spent")
+
+
+def test_a_bound_on_the_answer_is_reserved_but_not_expected(
+    chat_settings: ServiceSettings, upstream: FakeUpstream
+) -> None:
+    bound = 10**7
+    with with_budget(chat_settings, 1.0) as caller:
+        plain, bounded = (
+            caller.ask("u03", fairpath={"max_cost_usd": 0.0003}, **told)
+            for told in ({}, {"max_tokens": 4096})
+        )
+        assert (plain.json()["model"], bounded.json()["model"]) == ("kind", "kind")
+        refused = caller.ask("u03", max_tokens=bound, fairpath={"candidates": ["brief", "kind"]})
+    assert refused.status_code == 402  # an answer of 3 USD might come
+    with with_budget(chat_settings, 10.0) as caller:
+        decided = caller.ask("u03", max_tokens=bound).json()["fairpath"]["decision_id"]
+        record = caller.service.store.decision(decided)
+    assert record is not None
+    assert record.cost_usd == pytest.approx(256 * 0.6 / 1e6, rel=0.1)
+
+
+def test_a_cost_is_counted_once(caller: Caller) -> None:
+    decided = caller.ask("u02").json()["fairpath"]["decision_id"]
+    paid = reported_usd(caller)
+    for _ in range(2):
+        told = caller.client.post("/v1/feedback", json={"decision_id": decided, "cost_usd": 0.5})
+        assert told.status_code == 201
+    assert reported_usd(caller) == paid > 0
 
 
 def test_a_key_pays_for_models_that_pass_through(caller: Caller) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
+from pydantic import SecretStr
+
 from router.errors import ParameterError
 from router.service.settings import UpstreamSettings
 from router.service.upstreams import UpstreamError, Upstreams
@@ -46,6 +48,19 @@ def test_a_key_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     target = Upstreams([one]).targets["a"]
     assert target.headers["Authorization"] == "Bearer sk-1"
     assert "sk-1" not in repr(target)
+
+
+@pytest.mark.parametrize("key", ["sk-\u00e9", "sk-1\n", "sk 1"])
+def test_a_key_that_no_header_can_hold_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("ONE_KEY", key)
+    for given in ({"api_key_env": "ONE_KEY"}, {"api_key": SecretStr(key)}):
+        with pytest.raises(
+            ParameterError, match=r"upstream 'one': .* printable ASCII .*character \d of"
+        ) as told:
+            Upstreams([settings("one", a="a1").model_copy(update=given)])
+        assert "sk" not in str(told.value)
 
 
 @pytest.mark.parametrize(

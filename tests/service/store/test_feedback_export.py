@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from ppr.build import build_graph
 from ppr.errors import OutputExistsError
 from ppr.inputs import EdgeInput
 from router.dataset import RouterFiles, read_events, read_router_data
+from router.encoders import EncoderIdentity
 from router.service.store import DecisionRecord, Feedback, new_id, open_store
 from tests.choice_files import LLMS, write_files
 
@@ -56,7 +58,8 @@ def test_choices_are_events_that_a_training_reads(store, tmp_path):
         )
         store.add_feedback(Feedback(decision, thumbs=-1 if number % 5 == 0 else 1, cost_usd=0.5), now=NOW)
     exported = store.export(tmp_path / "out")
-    assert (exported.n_choices, exported.n_queries, exported.n_left_out) == (40, 8, 0)
+    assert (exported.n_choices, exported.n_queries, exported.left_out) == (40, 8, {})
+    assert exported.feedback_until == NOW
     events = read_events(tmp_path / "out" / "choices.parquet", LLMS)
     assert len(events) == 40
     assert (events.thumbs == -1).sum() == 8
@@ -102,7 +105,27 @@ def test_what_no_training_can_read_is_left_out_and_counted(store, tmp_path):
     store.add_feedback(Feedback(user="u01", llm="kind"))
     store.add_feedback(Feedback(decided(store), cost_usd=1.0))  # nobody judged that
     exported = store.export(tmp_path / "out")
-    assert (exported.n_choices, exported.n_left_out, exported.n_judgements) == (1, 4, 6)
+    assert (exported.n_choices, exported.n_judgements) == (1, 6)
+    assert exported.left_out == {
+        "of no user": 1,
+        "on a decision without embedding": 1,
+        "on a query of another encoder": 1,
+        "on no decision": 1,
+    }
+
+
+def test_embeddings_keep_the_name_of_their_encoder(store, tmp_path):
+    """Vectors of equal length, of two encoders: those of the one in use, which the table names."""
+    encoders = {"r1": EncoderIdentity("old", 1, 2), "r2": EncoderIdentity("new", 1, 2)}
+    for release in ("r1", "r2"):
+        store.add_feedback(Feedback(decided(store, release=release, query_hash=release), thumbs=1))
+        time.sleep(0.002)  # ids sort by milliseconds
+    exported = store.export(tmp_path / "out", encoder_of=encoders.get)
+    assert (exported.n_choices, exported.encoder) == (1, encoders["r2"])
+    assert exported.left_out == {"on a query of another encoder": 1}
+    metadata = pq.read_schema(tmp_path / "out" / "queries.parquet").metadata
+    assert EncoderIdentity.from_json(json.loads(metadata[b"fairpath.encoder"])) == encoders["r2"]
+    assert [row["id"] for row in rows(tmp_path / "out" / "queries.parquet")] == ["r2"]
 
 
 def test_a_decision_is_one_choice_with_what_was_measured_of_it(store, tmp_path):
@@ -205,7 +228,9 @@ def test_feedback_is_exported_by_command(program, tmp_path):
         "queries": 0,
         "interactions": 1,
         "judgements": 1,
-        "left_out": 0,
+        "left_out": {},
+        "encoder": None,
+        "feedback_until": "2025-11-24T16:00:00.000000+00:00",
     }
     late = program("feedback", "export", "--out", str(tmp_path / "late"), "--since", "2025-11-24T18:00:00")
     assert late["judgements"] == 0

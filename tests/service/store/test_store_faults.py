@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from router.service.store import Feedback, open_store
+import pytest
+
+from router.service.store import Feedback, StoreBusyError, open_store
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -91,6 +93,22 @@ def test_two_processes_writing_at_once_lose_nothing(url):
         assert len(store.events_of("shared")) == 60  # of each idempotency key one
         assert store.spent_usd(["user:shared"], "day") == {"user:shared": 120.0}
         assert store.last_cursor() >= 180
+
+
+def test_a_writer_gives_up_in_time_and_writes_nothing(opened, url):
+    other = opened()
+    held = other.reserve({"user:anna": None}, "day", 1.0)
+    with open_store(url, 0.2) as store:
+        for holder in (other, store):  # another process, as it were, and another thread
+            with holder._database.write(durable=False) as connection:
+                connection.exec_driver_sql("UPDATE spending SET usd = 2 WHERE subject = 'user:anna'")
+                with (
+                    ThreadPoolExecutor(1) as thread,
+                    pytest.raises(StoreBusyError, match=r"more than 0\.2 s"),
+                ):
+                    thread.submit(store.settle, held, 0.5).result(timeout=2)
+        assert store.spent_usd(["user:anna"], "day") == {"user:anna": 3.0}  # still reserved
+        assert store.settle(held, 0.5)
 
 
 def test_a_full_disk_is_an_error_and_what_was_accepted_is_there(tmp_path):

@@ -83,7 +83,7 @@ def test_a_choice_without_decision_has_no_query(store):
     [
         ({"thumbs": 1}, True),
         ({"thumbs": -1}, False),
-        ({"thumbs": 1, "score": 0.0}, True),
+        ({"thumbs": 1, "score": 0.5}, True),
         ({"score": 0.5}, True),
         ({"score": 0.49}, False),
         ({"llm": "kind"}, True),
@@ -128,20 +128,23 @@ def test_events_are_the_last_ones_oldest_first(store):
 
 def test_replayed_feedback_is_accepted_once(opened):
     here, there = opened(), opened()
-    given = Feedback(decided(here), thumbs=1, items=(("book", 2.0),))
+    given = Feedback(decided(here), thumbs=1, items=(("book", 2.0), ("album", 1.0)))
     first = here.add_feedback(given, key_id="k", idempotency_key="once", now=NOW)
-    again = there.add_feedback(given, key_id="k", idempotency_key="once", now=NOW + 60)
+    reordered = replace(given, items=given.items[::-1])
+    again = there.add_feedback(reordered, key_id="k", idempotency_key="once", now=NOW + 60)
     assert (again.feedback_id, again.replayed) == (first.feedback_id, True)
     assert len(here.events_of("anna")) == 1
     with pytest.raises(IdempotencyConflictError, match="used before"):
         there.add_feedback(replace(given, thumbs=-1), key_id="k", idempotency_key="once")
-    other_client = there.add_feedback(replace(given, thumbs=-1), key_id="other", idempotency_key="once")
+    other = replace(given, thumbs=-1)
+    other_client = there.add_feedback(other, key_id="other", of_any_key=True, idempotency_key="once")
     assert not other_client.replayed
 
 
 def test_a_race_for_an_idempotency_key_has_one_winner(opened):
     workers = [opened(), opened()]
     given = Feedback(decided(workers[0]), thumbs=1)
+    workers[0].flush()
 
     def tell(number: int) -> tuple[str, bool]:
         accepted = workers[number % 2].add_feedback(given, idempotency_key="once")
@@ -184,6 +187,24 @@ def test_feedback_on_no_decision_or_on_somebody_elses_is_refused(store):
     assert store.last_cursor() == 0
 
 
+def test_the_decision_of_another_key_is_as_good_as_none(store):
+    given = Feedback(decided(store), llm="kind", thumbs=1, cost_usd=1e6)
+    with pytest.raises(UnknownDecisionError, match="no decision"):
+        store.add_feedback(given, key_id="other")
+    assert store.last_cursor() == 0
+    assert store.spent_usd(["user:anna", "key:k"], "2025-11") == {"user:anna": 0.0, "key:k": 0.0}
+    store.add_feedback(given, key_id="other", of_any_key=True)
+    store.add_feedback(Feedback(decided(store, key_id=None), thumbs=1), key_id="other")
+    assert len(store.events_of("anna")) == 2
+
+
+def test_a_reported_cost_is_spent_up_to_a_hundred_times_what_was_expected(store):
+    for reported_usd, spent_usd in ((0.2, 0.2), (1e6, 0.2 + 1.0)):
+        accepted = store.add_feedback(Feedback(decided(store, cost_usd=0.01), cost_usd=reported_usd))
+        assert accepted.booked_usd == pytest.approx(min(reported_usd, 1.0))
+        assert store.spent_usd(["key:k"], "2025-11") == {"key:k": pytest.approx(spent_usd)}
+
+
 def test_a_decision_for_nobody_may_be_claimed(store):
     store.add_feedback(Feedback(decided(store, user=None), user="ben", thumbs=1))
     assert len(store.events_of("ben")) == 1
@@ -197,6 +218,14 @@ def test_feedback_takes_its_decision_along(opened):
     assert event.task == "code"
 
 
+def test_items_add_up_after_a_time(store):
+    for at, items in ((100.0, (("book", 1.0),)), (200.0, (("book", 2.0), ("pen", 1.0))), (300.0, ())):
+        store.add_feedback(Feedback(user="anna", llm="kind", items=items, occurred_at=at))
+    assert store.items_of("anna") == {"book": 3.0, "pen": 1.0}
+    assert store.items_of("anna", since=100.0) == {"book": 2.0, "pen": 1.0}
+    assert store.items_of("ben") == {}
+
+
 def test_workers_follow_whose_feedback_came(opened):
     here, there = opened(), opened()
     cursor = there.last_cursor()
@@ -204,8 +233,9 @@ def test_workers_follow_whose_feedback_came(opened):
     for user in ("anna", "ben", "anna"):
         here.add_feedback(Feedback(user=user, llm="kind"))
     here.add_feedback(Feedback(user="carl", latency_ms=5.0))  # no judgement
+    here.add_feedback(Feedback(user="dora", items=(("book", 1.0),)))
     after, users = there.users_changed_since(cursor)
-    assert users == ["anna", "ben"]
+    assert users == ["anna", "ben", "dora"]
     assert after == there.last_cursor() > cursor
     assert there.users_changed_since(after) == (after, [])
 

@@ -130,9 +130,15 @@ def test_periods_and_reservations_are_apart(store):
     assert first is not None
     assert store.reserve({"user:anna": 1.0}, "2026-11-24", 0.1, now=1.0) is None
     assert store.reserve({"user:anna": 1.0}, "2026-11-25", 1.0, now=1.0) is not None
-    assert store.reserve({"user:anna": 1.0}, "2026-11-24", 1.0, now=3601.0) is not None  # the first lapsed
-    assert not store.settle(first, 1.0)
-    assert not store.release(first)
+
+
+def test_what_a_killed_worker_had_reserved_counts_as_spent(store):
+    reserved = store.reserve({"user:anna": 1.0}, "2026-11", 0.75, now=0.0)
+    assert reserved is not None
+    assert store.reserve({"user:anna": 1.0}, "2026-11", 0.5, now=86400.0) is None
+    assert store.spent_usd(["user:anna"], "2026-11") == {"user:anna": 0.75}
+    assert store.settle(reserved, 0.25)  # late, but known
+    assert store.spent_usd(["user:anna"], "2026-11") == {"user:anna": 0.25}
 
 
 def test_a_reservation_is_settled_once(store):
