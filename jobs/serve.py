@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import multiprocessing.process
 import os
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.05
 _ANSWER_S = 5.0
+_M_ARENA_MAX = -8  # of malloc.h
 
 
 def run(releases: Path, settings: Settings) -> int:
@@ -93,11 +95,21 @@ def make_app(settings: ServiceSettings, log: LogSettings, encoder: EncoderIdenti
     that the others refuse.
     """
     configure_logs(log.level, log.format)
+    _share_arenas()
     if (supervisor := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_end_with, args=(supervisor,), daemon=True).start()
     from router.service.app import create_app
 
     return create_app(settings, encoder=encoder)
+
+
+def _share_arenas() -> None:
+    """Let all threads share two of malloc's arenas, where it is glibc's.
+
+    By default each thread keeps what it has freed to itself: with a service's threads a third of its memory.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _end_with(supervisor: multiprocessing.process.BaseProcess) -> None:
