@@ -212,7 +212,7 @@ def _build(out: Path, data: Data) -> Graph:
 def _publish(out: Path, graph: Graph, complete: FingerprintStore, echo: Echo) -> str:
     """Publish what a service needs; what was published before is kept."""
     from jobs.demo_router import ROUTER
-    from router.releases import publish
+    from router.publishing import publish
 
     root = out / RELEASES
     release = publish(root, model=out / ROUTER, graph=graph.path, fingerprints=complete.path)

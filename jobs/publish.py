@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import ConfigurationError
-from router.releases import current_version, publish
+from router.publishing import publish
+from router.releases import current_version
 
 
 def run(

@@ -107,7 +107,7 @@ class Bundle:
             It is damaged, truncated or of another version, or made with another encoder.
         """
         folder = Path(path)
-        with _bundle_errors():
+        with store_errors():
             manifest = read_manifest(folder, format_name=FORMAT, version=VERSION)
             try:
                 if _checksum(manifest) != manifest["checksum"]:
@@ -161,7 +161,7 @@ class Bundle:
     @cached_property
     def _nodes(self) -> NodeTable:
         """Keys of all kinds, mapped at the first look-up."""
-        with _bundle_errors():
+        with store_errors():
             kinds = tuple(self.manifest["keys"]["kinds"])
             kind_ids = np.repeat(np.arange(len(kinds), dtype=np.uint8), [self._count(k) for k in kinds])
             return NodeTable.read(self.path, kind_ids, kinds)
@@ -324,7 +324,7 @@ def write_bundle(
         json.dumps(manifest, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"'parameters', 'parents' and 'metrics' must be JSON values ({error})") from None
-    with _bundle_errors(), new_store(folder) as working:
+    with store_errors(), new_store(folder) as working:
         light = {name: np.ascontiguousarray(array) for name, array in weights.items()}
         (working / _WEIGHTS).write_bytes(save(light))  # its own save_file lets the owner alone read
         (working / "embeddings").mkdir()
@@ -453,8 +453,8 @@ def _read_llms(path: Path) -> Catalogue:
 
 
 @contextmanager
-def _bundle_errors() -> Iterator[None]:
-    """Turn errors of the store machinery into those of this package."""
+def store_errors() -> Iterator[None]:
+    """Turn errors of the stores and their machinery into those of this package."""
     try:
         yield
     except ppr_errors.MissingDataError as error:

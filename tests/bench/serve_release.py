@@ -17,8 +17,8 @@ from router.items import ItemRanker
 from router.items.linear import ItemMap
 from router.newcomers import NewcomerPrior
 from router.policy import Catalogue, Llm
+from router.publishing import publish
 from router.recommender import N_LISTED
-from router.releases import publish
 
 N_LLMS, N_TASKS, N_FACTORS, N_TASTES, N_QUERIES = 50, 12, 12, 16, 1_000
 N_LATENT, ITEMS_PER_USER, ITEMS_NEAR = 64, 10, 50

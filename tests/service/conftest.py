@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from jobs.settings import RouterSettings
-from router.releases import publish
+from router.publishing import publish
 from router.service.app import create_app
 from router.service.settings import ServiceSettings
 from tests.choice_files import write_files

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from router.releases import publish
+from router.publishing import publish
 from router.service.store import FeedbackStoreError
 
 Started = Callable[..., TestClient]

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from router.encoders import EncoderIdentity
-from router.releases import current_version, publish, versions
+from router.publishing import publish
+from router.releases import current_version, versions
 from tests.choice_files import events_table, llms_table
 from tests.service.synthetic import write_synthetic
 

@@ -16,6 +16,7 @@ from jobs.publish import run as publish_job
 from ppr.graph import Graph
 from router import releases
 from router.errors import BundleError, MissingDataError, ParameterError, ReleaseError
+from router.publishing import publish
 from tests.choice_files import fingerprints_of, user_graph
 from tests.service.synthetic import write_synthetic
 
@@ -42,14 +43,11 @@ def root(tmp_path: Path) -> Path:
 def several(root: Path, model: Path, n: int) -> list[str]:
     """Releases that differ in how much feedback their model is said to have learned from; none is current."""
     moments = [NOON + timedelta(seconds=i) for i in range(n)]
-    return [
-        releases.publish(root, model=model, feedback_until=at, now=at, activate=False).version
-        for at in moments
-    ]
+    return [publish(root, model=model, feedback_until=at, now=at, activate=False).version for at in moments]
 
 
 def test_layout_and_record(stores, root):
-    release = releases.publish(root, **stores, now=NOON, feedback_until=NOON)
+    release = publish(root, **stores, now=NOON, feedback_until=NOON)
     assert (root / "CURRENT").read_text() == f"{release.version}\n"
     assert release.version == f"20261124T120000Z-{release.manifest['digest']}"
     record = json.loads((root / release.version / "release.json").read_text())
@@ -70,8 +68,8 @@ def test_layout_and_record(stores, root):
 
 
 def test_the_same_again_is_the_release_there_is(stores, root):
-    first = releases.publish(root, **stores, now=NOON)
-    again = releases.publish(root, **stores, now=NOON + timedelta(days=1))
+    first = publish(root, **stores, now=NOON)
+    again = publish(root, **stores, now=NOON + timedelta(days=1))
     assert again == first
     assert releases.versions(root) == [first.version]
     assert len((root / "history.jsonl").read_text().strip().splitlines()) == 1
@@ -81,21 +79,21 @@ def test_copies_where_links_cannot_be(stores, root, monkeypatch):
     def refuse(*args: object) -> None:
         raise OSError("cross-device")
 
-    monkeypatch.setattr("router.releases.os.link", refuse)
-    release = releases.publish(root, **stores)
+    monkeypatch.setattr("router.publishing.os.link", refuse)
+    release = publish(root, **stores)
     assert all(path.stat().st_nlink == 1 for path in release.path.rglob("*") if path.is_file())
     release.check(verify=True)
 
 
 def test_publishing_at_once_from_threads_makes_one_release(stores, root):
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: releases.publish(root, **stores, now=NOON), range(4)))
+        made = list(pool.map(lambda _: publish(root, **stores, now=NOON), range(4)))
     assert {release.version for release in made} == {releases.current_version(root)}
     assert {path.name for path in root.iterdir()} == {".lock", "CURRENT", "history.jsonl", made[0].version}
 
 
 def test_a_model_alone(stores, root):
-    release = releases.publish(root, model=stores["model"], activate=False)
+    release = publish(root, model=stores["model"], activate=False)
     assert (release.graph, release.fingerprints) == (None, None)
     assert release.feedback_until is None
     assert releases.current_version(root) is None
@@ -143,7 +141,7 @@ def test_a_line_of_history_that_broke_off(stores, root):
 
 def test_each_file_missing_truncated_or_altered(stores, root, tmp_path):
     """Sizes tell the first two at every start; the last takes the hashes."""
-    version = releases.publish(root, **stores, activate=False).version
+    version = publish(root, **stores, activate=False).version
     names = [path.relative_to(root) for path in (root / version).rglob("*") if path.is_file()]
     assert len(names) > 30
     for name in names:
@@ -170,7 +168,7 @@ def test_each_file_missing_truncated_or_altered(stores, root, tmp_path):
 
 
 def test_a_store_put_in_anothers_place(stores, root, tmp_path):
-    release = releases.publish(root, model=stores["model"])
+    release = publish(root, model=stores["model"])
     shutil.rmtree(release.model)
     write_synthetic(release.model, seed=9)
     with pytest.raises(ReleaseError, match=r"manifest.json: does not match the record"):
@@ -207,13 +205,13 @@ def other_graph(path: Path) -> Graph:
 def test_stores_that_do_not_belong_together(stores, root, tmp_path):
     other = other_graph(tmp_path / "graph")
     with pytest.raises(ReleaseError, match="trained with other graph than"):
-        releases.publish(root, model=stores["model"], graph=other.path)
+        publish(root, model=stores["model"], graph=other.path)
     with pytest.raises(BundleError, match="computed from another graph"):
-        releases.publish(root, **{**stores, "graph": other.path})
+        publish(root, **{**stores, "graph": other.path})
     more = fingerprints_of(Graph.open(stores["graph"]), tmp_path / "fingerprints")
-    assert releases.publish(root, **{**stores, "fingerprints": more.path}).fingerprints  # the same rows
+    assert publish(root, **{**stores, "fingerprints": more.path}).fingerprints  # the same rows
     with pytest.raises(ReleaseError, match="must come with the 'graph'"):
-        releases.publish(root, model=stores["model"], fingerprints=stores["fingerprints"])
+        publish(root, model=stores["model"], fingerprints=stores["fingerprints"])
     with pytest.raises(ConfigurationError, match="goes with --graph"):
         publish_job(root, model=stores["model"], fingerprints=stores["fingerprints"])
 
@@ -224,9 +222,9 @@ def test_what_fails_leaves_nothing(stores, root, tmp_path):
     file = damaged / "embeddings" / "user.npy"
     file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\0")
     with pytest.raises(BundleError, match=r"user.npy: checksum"):
-        releases.publish(root, model=damaged)
+        publish(root, model=damaged)
     with pytest.raises(MissingDataError, match="no such store"):
-        releases.publish(root, model=tmp_path / "nothing")
+        publish(root, model=tmp_path / "nothing")
     assert not root.exists() or not list(root.iterdir())
 
 
@@ -240,5 +238,5 @@ def test_the_job(stores, root):
 
 def test_no_model_has_learned_from_the_future(stores, root):
     with pytest.raises(ParameterError, match="'feedback_until' must not be in the future"):
-        releases.publish(root, **stores, now=NOON, feedback_until=NOON + timedelta(seconds=1))
+        publish(root, **stores, now=NOON, feedback_until=NOON + timedelta(seconds=1))
     assert not root.exists()
