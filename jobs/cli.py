@@ -23,11 +23,11 @@ from jobs.command import print_result, settings_for
 from jobs.errors import ConfigurationError, exit_code
 from jobs.fairqueue.cli import app as fairqueue
 from jobs.fairqueue.server.cli import spark_server
-from jobs.feedback_cli import feedback, keys
 from jobs.logs import log_failure, log_interrupt
 from jobs.publish_cli import publish
 from jobs.router_cli import evaluate_router, train_router
 from jobs.serve_cli import openapi, serve
+from jobs.serve_store_cli import feedback, keys
 from jobs.settings_layers import redact
 
 _DEMO_SECTIONS = ("demo", "graph", "spark", "log")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from jobs.fairqueue.server.listening import listen
+from jobs.listening import listen
 from jobs.logs import configure_logs
 from jobs.settings import LogSettings, Settings
 from ppr.errors import ResourceError
@@ -61,8 +61,10 @@ def run(releases: Path, settings: Settings) -> int:
         import uvicorn
 
         from router.service.service import check_start
-    except ImportError as error:
-        package = (error.name or "a package").partition(".")[0]
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "jobs", "ppr", "router"):  # a defect, not a package that is missing
+            raise
         raise ResourceError(f"{package} is not installed: run pip install 'fairpath[serve]'") from error
     chosen = ServiceSettings.of(releases, settings.serve)
     with listen(chosen.host, chosen.port, "port", "serve") as listening, _signals() as received:

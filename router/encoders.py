@@ -36,6 +36,7 @@ _MINILM_SHA256 = {
     "tokenizer": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 ENCODER_METADATA = "fairpath.encoder"  # in a Parquet table of embeddings: their encoder's identity, as JSON
+_LEAST_LENGTH = 1e-12
 _WORD = re.compile(r"\w+")
 
 
@@ -124,7 +125,7 @@ class HashingEncoder:
         for vector, text in zip(vectors, texts, strict=True):
             hashes = np.array([zlib.crc32(feature.encode()) for feature in _features(text)], dtype=np.int64)
             np.add.at(vector, hashes // 2 % vector.size, 1.0 - 2.0 * (hashes % 2))
-        return _unit(np.sign(vectors) * np.sqrt(np.abs(vectors)))
+        return unit_vectors(np.sign(vectors) * np.sqrt(np.abs(vectors)))
 
 
 def _features(text: str) -> list[str]:
@@ -189,7 +190,7 @@ class MiniLmEncoder:
             }
             # One text at a time: short ones are not padded to the longest, which costs more than it saves.
             vectors[row] = self._session.run(None, inputs)[0][0].mean(axis=0)
-        return _unit(vectors)
+        return unit_vectors(vectors)
 
 
 def open_encoder(wanted: str | EncoderIdentity = MINILM) -> Encoder:
@@ -277,7 +278,8 @@ def _check_texts(texts: Sequence[str]) -> None:
         raise ParameterError(f"'texts' must be a sequence of texts (got {texts[:40]!r})")
 
 
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
+def unit_vectors(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Vectors of unit length in the same directions, [b, d]; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
+    units: NDArray[np.float32] = (vectors / np.maximum(lengths, _LEAST_LENGTH)).astype(np.float32)
     return units

@@ -15,9 +15,9 @@ from ppr.errors import UnknownNodeError
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
 from ppr.verd import Verd
+from router.bundle import ITEM, USER
 from router.errors import NotInReleaseError, UnknownNameError
 
-USER, ITEM = "user", "item"
 Weights = dict[Any, float]
 
 

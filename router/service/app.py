@@ -13,9 +13,9 @@ from pydantic.json_schema import models_json_schema
 
 from router.encoders import EncoderIdentity
 from router.service.chat_request import ChatBody
-from router.service.limits import RequestLimits, RequestMetrics
+from router.service.limits import RequestLimits
 from router.service.live import LiveRelease
-from router.service.metrics import Metrics
+from router.service.metrics import Metrics, RequestMetrics
 from router.service.problems import Problem, add_problem_handlers, refusal
 from router.service.routes import chat, operations, page, people, routing, telling
 from router.service.schemas import FeedbackRequest, LookalikeRequest, RecommendRequest, RouteRequest

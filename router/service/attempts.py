@@ -21,12 +21,13 @@ from anyio import to_thread
 
 from router.errors import RouterError
 from router.policy import Catalogue
-from router.service.chat_request import ChatRequest, tokens_of
+from router.service.budgets import Hold, price_usd
+from router.service.chat_request import ChatRequest
 from router.service.desk import Routed
 from router.service.metrics import Metrics
-from router.service.purse import Hold, price_usd
 from router.service.sessions import Sessions
 from router.service.store import ApiKey, Feedback, Store, new_id
+from router.service.tokens import tokens_of
 from router.service.upstreams import Target, UpstreamError
 
 End = Literal["complete", "failed", "abandoned"]
@@ -74,20 +75,17 @@ class Plan:
     routed: Routed | None = None
     session_id: str | None = None
 
-    def expected_usd(self, llm: str, answer_tokens: int) -> float | None:
-        """Cost that is expected of an LLM's answer, the decision's where there is one; None if unknown."""
-        if self.routed is None:
-            tokens = self.request.prompt_tokens, self.request.n_answers * answer_tokens
-            return price_usd(self.catalogue, llm, *tokens)
-        usd = float(self.routed.decision.cost_usd[self.catalogue.position(llm)])
-        return None if np.isnan(usd) else usd
-
     def reserved_usd(self, llm: str, answer_tokens: int) -> float | None:
-        """Cost to reserve for an LLM's answers: the longest that the caller allows, else as expected."""
-        usd, longest = None, self.request.max_answer_tokens
-        if longest is not None:
-            usd = price_usd(self.catalogue, llm, self.request.prompt_tokens, self.request.n_answers * longest)
-        return self.expected_usd(llm, answer_tokens) if usd is None else usd
+        """Cost to reserve for an LLM's answers; None if unknown.
+
+        That of answers as long as the caller allows; without a limit as the decision expects or, where the
+        caller named the model, of ``answer_tokens`` each.
+        """
+        longest, usd = self.request.max_answer_tokens, None
+        if longest is not None or self.routed is None:
+            answer_tokens = self.request.n_answers * (longest or answer_tokens)
+            usd = price_usd(self.catalogue, llm, self.request.prompt_tokens, answer_tokens)
+        return _decided_usd(self.routed, llm) if usd is None and self.routed is not None else usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class Attempt:
             "llm": self.llm,
             "why": routed.decision.reason(),
             "based_on": routed.belief.source,
-            "kept_for_session": routed.kept_for_session and not self._failures,
+            "kept_for_session": routed.decision.kept and not self._failures,
             "failed": [{"llm": failure.llm, "reason": failure.reason} for failure in self._failures],
         }
         return {**answer, "model": self.llm, "fairpath": fairpath}
@@ -238,9 +236,15 @@ class Attempt:
                 llm=self.llm,
                 propensity=1.0,
                 offered=tuple(llm for llm in first.offered if llm not in failed),
-                cost_usd=self.plan.expected_usd(self.llm, 0),
+                cost_usd=_decided_usd(routed, self.llm),
             )
         )
+
+
+def _decided_usd(routed: Routed, llm: str) -> float | None:
+    """Cost that a decision expects of an LLM; None if unknown."""
+    usd = float(routed.decision.cost_usd[routed.decision.catalogue.position(llm)])
+    return None if np.isnan(usd) else usd
 
 
 def _counted(usage: object) -> tuple[int, int] | None:

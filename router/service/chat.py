@@ -15,14 +15,13 @@ import orjson
 
 from router.policy import Catalogue
 from router.service.attempts import Attempt, Books, Failure, Plan
+from router.service.budgets import Budgets, Purse
 from router.service.chat_request import AUTOMATIC, ChatRequest
 from router.service.chat_stream import ChatStream
 from router.service.desk import Ask, Desk
-from router.service.limits import Budgets
 from router.service.live import LiveRelease
 from router.service.metrics import Metrics
 from router.service.problems import ProblemError
-from router.service.purse import Purse
 from router.service.sessions import Sessions
 from router.service.settings import ServiceSettings
 from router.service.store import ApiKey, Store
@@ -38,7 +37,7 @@ class Chat:
     ----------
     settings
         Of the service.
-    desk, live, store, budgets, metrics
+    desk, live, store, budgets, sessions, metrics
         Of the service.
     upstreams
         Whom to ask.
@@ -52,6 +51,7 @@ class Chat:
         live: LiveRelease,
         store: Store,
         budgets: Budgets,
+        sessions: Sessions,
         metrics: Metrics,
         upstreams: Upstreams,
     ) -> None:
@@ -60,7 +60,7 @@ class Chat:
         self._live = live
         self._metrics = metrics
         self._upstreams = upstreams
-        self._sessions = Sessions(settings.sessions, store)
+        self._sessions = sessions
         self._purse = Purse(budgets, store)
         self._books = Books(store, self._sessions, metrics)
 

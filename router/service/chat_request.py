@@ -9,8 +9,6 @@ settings say, or as that bound where it is shorter.
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -20,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from router.errors import ParameterError
 from router.service.schemas import Milliseconds, Name, Names, Usd
+from router.service.sessions import session_id
+from router.service.tokens import tokens_of
 
-BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 TOKENS_PER_IMAGE = 1000
 _COUNTED_APART = ("text", "image_url")
@@ -207,13 +206,7 @@ class ChatRequest:
             if not first:
                 return None
             name = f"begins with {first}"
-        identity = orjson.dumps([key_id, self.body.user, name])
-        return hashlib.sha256(identity).hexdigest()[:32]
-
-
-def tokens_of(n_bytes: int) -> int:
-    """Estimated number of tokens in a text."""
-    return math.ceil(n_bytes / BYTES_PER_TOKEN)
+        return session_id(key_id, self.body.user, name)
 
 
 def _size(value: Any) -> int:

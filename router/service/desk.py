@@ -22,16 +22,14 @@ from router.persona.data import Floats
 from router.policy import Decision, EpsilonGreedy, Exploration, Greedy, Policy, Request, Thompson
 from router.scorer import Scores
 from router.service.beliefs import Beliefs
+from router.service.budgets import Budgets, Left
 from router.service.encoding import QueryEncoder
-from router.service.limits import Budgets, Left
 from router.service.live import LiveRelease
 from router.service.metrics import Metrics
 from router.service.serving import Belief, Serving
 from router.service.settings import PolicySettings, ServiceSettings
 from router.service.store import ApiKey, DecisionRecord, Store, new_id
-
-CHARS_PER_TOKEN = 4
-"""Length of a token where a query's text is all that is known of its length."""
+from router.service.tokens import tokens_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +92,6 @@ class Routed:
         The choice, the scores it was made from, and the user as believed.
     serving
         Release that decided.
-    kept_for_session
-        Whether the session's LLM stayed.
     left
         What user and key had left to spend.
     """
@@ -105,18 +101,12 @@ class Routed:
     scores: Scores
     belief: Belief
     serving: Serving = field(repr=False)
-    kept_for_session: bool
     left: Left
 
     @property
     def release(self) -> str:
         """Version of the release that decided."""
         return self.serving.version
-
-    @property
-    def user_budget_left_usd(self) -> float | None:
-        """What the user had left to spend, or None without a budget."""
-        return self.left.user_usd
 
 
 class Desk:
@@ -195,7 +185,7 @@ class Desk:
         with self._metrics.stage("decide"):
             scores = serving.scorer.scores(belief.user, embedding, ask.task, query=ask.text)
             decision = self._decide(serving, ask, scores, left)
-            routed = Routed(new_id(), decision, scores, belief, serving, decision.kept, left)
+            routed = Routed(new_id(), decision, scores, belief, serving, left)
         self._store.add_decision(self._record(routed, ask, embedding, key, now))
         self._count(routed)
         return routed
@@ -244,7 +234,7 @@ class Desk:
         told = bool(ask.prompt_tokens or ask.answer_tokens)
         if not told and not np.isnan(measured).any():
             return measured
-        prompt_tokens = ask.prompt_tokens or math.ceil(len(ask.text or "") / CHARS_PER_TOKEN)
+        prompt_tokens = ask.prompt_tokens or tokens_of(len((ask.text or "").encode(errors="replace")))
         answer_tokens = self._settings.policy.answer_tokens
         if ask.answer_tokens:
             answer_tokens = min(answer_tokens, ask.answer_tokens)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 from cachetools import LRUCache
-from numpy.typing import NDArray
 
-from router.encoders import Encoder, EncoderIdentity, check_identity, open_encoder
+from router.encoders import Encoder, EncoderIdentity, check_identity, open_encoder, unit_vectors
 from router.errors import MissingDataError, ParameterError, ResourceError
 from router.persona.data import Floats
 
@@ -133,7 +132,7 @@ class EndpointEncoder:
             raise self._nonsense(
                 f"vectors of shape {list(vectors.shape)} to {len(texts)} texts, or not finite"
             )
-        return _unit(vectors)
+        return unit_vectors(vectors)
 
     def _nonsense(self, what: str) -> ResourceError:
         return ResourceError(f"{self._url}: answered {what}")
@@ -168,7 +167,7 @@ class SentenceTransformersEncoder:
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """Vectors of unit length, float32 [b, d]."""
-        return _unit(np.asarray(self._model.encode(list(texts)), dtype=np.float64))
+        return unit_vectors(np.asarray(self._model.encode(list(texts)), dtype=np.float64))
 
 
 def open_query_encoder(settings: EncoderSettings, wanted: EncoderIdentity) -> QueryEncoder:
@@ -213,9 +212,3 @@ def _given(settings: EncoderSettings, name: str) -> str:
     if not value:
         raise ParameterError(f"'encoder.{name}' must be given for the kind {settings.kind!r} (got {value!r})")
     return value
-
-
-def _unit(vectors: NDArray[np.float64]) -> Floats:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units: Floats = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
-    return units

@@ -17,12 +17,14 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that names the folder in which the workers keep their counts."""
 
 _PREFIX = "fairpath_"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _Metric = TypeVar("_Metric", Counter, Histogram)
 _LATENCIES_S = (
     0.0001,
@@ -142,3 +144,32 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, labels: list[str]) -> Histogram:
         return Histogram(_PREFIX + name, text, labels, buckets=_LATENCIES_S, registry=self._registry)
+
+
+class RequestMetrics:
+    """ASGI middleware: counts and times the answers, by route."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request and count it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start_s, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")  # the path itself may hold a user's id
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            method = method if route != "none" else "any"
+            self._metrics.request(method, route, status, time.perf_counter() - start_s)

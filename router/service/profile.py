@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from router.bundle import USER
 from router.persona.data import Floats
@@ -202,7 +203,7 @@ def _preferences(scorer: Scorer, user: User, task: str | None) -> TaskPreference
     scores = scorer.scores(user, None, task)
     known = np.flatnonzero(~np.isnan(scores.preference))
     chance, of_population = (
-        _chances(logits[known].astype(np.float64)) for logits in (scores.preference, scores.base_preference)
+        softmax(logits[known].astype(np.float64)) for logits in (scores.preference, scores.base_preference)
     )
     entries = [
         LlmPreference(
@@ -211,12 +212,6 @@ def _preferences(scorer: Scorer, user: User, task: str | None) -> TaskPreference
         for i, row in enumerate(known.tolist())
     ]
     return TaskPreferences(task, tuple(sorted(entries, key=lambda entry: -entry.chance)))
-
-
-def _chances(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    odds = np.exp(logits - logits.max())
-    chances: NDArray[np.float64] = odds / odds.sum()
-    return chances
 
 
 def _features(scorer: Scorer, user: User) -> tuple[FeaturePreference, ...]:
@@ -245,8 +240,7 @@ def taste_shares(user: User, log_shares: Floats, centres: Floats, log_sds: Float
     z = user.vector + np.concatenate([normal, -normal]) @ user.spread.T.astype(np.float64)
     apart = (z[:, None] - centres) / np.exp(log_sds)
     log_p = log_shares - log_sds.sum(axis=1) - 0.5 * (apart**2).sum(axis=2)
-    p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = (p / p.sum(axis=1, keepdims=True)).mean(axis=0)
+    shares: NDArray[np.float64] = softmax(log_p, axis=1).mean(axis=0)
     return shares
 
 

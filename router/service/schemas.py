@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from router.errors import ParameterError
+from router.service.serving import Source  # at run time: pydantic reads it
 
 _MAX_NAMES = 1000
 _MAX_NUMBERS = 16_384
@@ -113,15 +114,7 @@ class RankedLlm(_Answer):
 class BasedOn(_Answer):
     """What the belief about a user rests on."""
 
-    source: Literal[
-        "trained",
-        "trained+feedback",
-        "feedback",
-        "interactions",
-        "interactions+feedback",
-        "attributes",
-        "population",
-    ] = Field(
+    source: Source = Field(
         description="trained: the release knows the user; feedback: choices since; interactions: items, by "
         "what is near to them; attributes: of the profile; population: nothing is known of the user"
     )

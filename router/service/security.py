@@ -28,6 +28,8 @@ from router.service.store import TOKEN_PREFIX, ApiKey, Scope, Store
 _REMEMBERED_S = 1.0
 _REMEMBERED_KEYS = 10_000
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
+MOST_WITHOUT_READ = 100
+"""Longest list for a named user, together with what it excludes, that a key without ``read`` gets."""
 _OWN_PAGES = (None, "same-origin", "none")
 
 
@@ -120,16 +122,32 @@ class Gate:
             )
 
 
-def check_scope(key: ApiKey | None, scope: Scope, why: str) -> None:
-    """Hold what a request asks for to a further scope of its key; no key was needed where there is none.
+def check_items(key: ApiKey | None, user: str | None, n_items: int, *, probing: bool = False) -> None:
+    """Refuse a list of items from which a key without ``read`` could tell a user's own.
+
+    Parameters
+    ----------
+    key
+        Of the request, or None.
+    user
+        Whose list it is, or None.
+    n_items
+        Its length, with what it excludes.
+    probing
+        Whether the request chooses the items that are told apart.
 
     Raises
     ------
     ProblemError
-        403, saying ``why``.
+        403.
     """
-    if key is not None and scope not in key.scopes:
-        raise ProblemError(403, f"this API key does not have the scope {scope}, which is needed for {why}")
+    if user is None or key is None or "read" in key.scopes or not (probing or n_items > MOST_WITHOUT_READ):
+        return
+    raise ProblemError(
+        403,
+        "this API key does not have the scope read, which is needed for 'exclude_seen': false, 'allowed' and "
+        f"more than {MOST_WITHOUT_READ} items for a user, excluded ones too: they show what the user has",
+    )
 
 
 def require(*scopes: Scope) -> Callable[[Request], Awaitable[ApiKey | None]]:

@@ -15,10 +15,10 @@ from router.encoders import EncoderIdentity, check_encoder
 from router.errors import ReleaseError
 from router.releases import current_version, open_release
 from router.service.beliefs import Beliefs
+from router.service.budgets import Budgets
 from router.service.chat import Chat
 from router.service.desk import Desk
 from router.service.encoding import QueryEncoder, open_query_encoder
-from router.service.limits import Budgets
 from router.service.live import LiveRelease
 from router.service.metrics import Metrics
 from router.service.security import Gate
@@ -124,12 +124,14 @@ async def open_service(
                 else Upstreams(settings.upstreams)
             )
             stack.push_async_callback(upstreams.aclose)
+        sessions = Sessions(settings.sessions, store)
         chat = Chat(
             settings,
             desk=desk,
             live=live,
             store=store,
             budgets=budgets,
+            sessions=sessions,
             metrics=metrics,
             upstreams=upstreams,
         )
@@ -141,7 +143,7 @@ async def open_service(
             encoder=texts,
             beliefs=beliefs,
             budgets=budgets,
-            sessions=Sessions(settings.sessions, store),
+            sessions=sessions,
             gate=Gate(settings, store),
             metrics=metrics,
             desk=desk,

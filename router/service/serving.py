@@ -171,7 +171,7 @@ class Serving:
 
     def knows(self, user: str) -> bool:
         """Whether the release knows a user."""
-        return self._row(USER, user) is not None
+        return self._key(USER, user) is not None
 
     # Users
 
@@ -204,9 +204,11 @@ class Serving:
         DataError
             A weight or value breaks its rule.
         """
-        usable = self._usable(events)
-        key = None if user is None else self.bundle_key(USER, user)
-        if key is not None and self.scorer.bundle.row(USER, key) >= 0:
+        if user is None and not (events or interactions or attributes):
+            return Belief(self.scorer.population, "population")
+        usable = self._usable(events) if events else []
+        key = None if user is None else self._key(USER, user)
+        if key is not None:
             stored = self.scorer.user(key)
             if not usable:
                 return Belief(stored, "trained", in_release=True)
@@ -258,15 +260,15 @@ class Serving:
                 raise DataError(f"the weight of item {text!r} must be positive and finite (got {weight})")
         known = {}
         for text, weight in interactions.items():
-            key = self.bundle_key(ITEM, text)
-            if key is not None and self.scorer.bundle.row(ITEM, key) >= 0:
+            key = self._key(ITEM, text)
+            if key is not None:
                 known[key] = weight
         return known, len(interactions) - len(known)
 
     def _by_key(self, kind: str, weights: Mapping[Any, float]) -> dict[Any, float]:
         """Weights by keys of the graph as weights by keys of the bundle, which may lack some."""
-        keys = ((self.bundle_key(kind, str(key)), weight) for key, weight in weights.items())
-        return {k: w for k, w in keys if k is not None and w > 0 and self.scorer.bundle.row(kind, k) >= 0}
+        keys = ((self._key(kind, str(key)), weight) for key, weight in weights.items())
+        return {key: weight for key, weight in keys if key is not None and weight > 0}
 
     def _usable(self, events: Sequence[Event]) -> list[Event]:
         """Events that the model can take: LLMs that it knows, vectors of its length."""
@@ -322,9 +324,7 @@ class Serving:
         if not self.has_items:
             raise NotInReleaseError(f"release {self.version} ranks no items")
         items, _ = self._known_items(interactions or {})
-        key = None if user is None else self.bundle_key(USER, user)
-        if key is not None and self.scorer.bundle.row(USER, key) < 0:
-            key = None
+        key = None if user is None else self._key(USER, user)
         found, scores = self.recommender.rank(
             key, items, k, among=self._among(exclude, allowed), exclude_seen=exclude_seen
         )
@@ -342,8 +342,8 @@ class Serving:
             return None
         among = np.full(len(self.scorer.bundle.embeddings["item.source"]), allowed is None)
         for names, value in ((allowed or (), True), (exclude, False)):
-            rows = (self._row(ITEM, name) for name in names)
-            among[[row for row in rows if row is not None]] = value
+            keys = (self._key(ITEM, name) for name in names)
+            among[self.scorer.bundle.rows(ITEM, [key for key in keys if key is not None])] = value
         return among
 
     def lookalike(self, users: Sequence[str], k: int, *, exclude_given: bool = True) -> Ranked:
@@ -401,10 +401,10 @@ class Serving:
         """A key as the bundle has it; None where it cannot have such a one."""
         return _of_type(text, self.scorer.bundle.has_integers(kind))
 
-    def _row(self, kind: str, text: str) -> int | None:
+    def _key(self, kind: str, text: str) -> str | int | None:
+        """A key that the bundle knows, as it has it; else None."""
         key = self.bundle_key(kind, text)
-        row = -1 if key is None else self.scorer.bundle.row(kind, key)
-        return None if row < 0 else row
+        return None if key is None or self.scorer.bundle.row(kind, key) < 0 else key
 
     def _first(self, kind: str) -> str | None:
         bundle = self.scorer.bundle

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 
+import orjson
 from anyio import to_thread
 
 from router.service.settings import SessionSettings
 from router.service.store import Store
+
+
+def session_id(key_id: str | None, user: str | None, name: str) -> str:
+    """Identity of a conversation that its caller calls by a name, which no other key or user shares."""
+    return hashlib.sha256(orjson.dumps([key_id, user, name])).hexdigest()[:32]
 
 
 class Sessions:

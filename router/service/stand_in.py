@@ -12,9 +12,8 @@ import httpx
 import orjson
 
 from router.service.settings import UpstreamSettings
+from router.service.tokens import tokens_of
 from router.service.upstreams import Upstreams
-
-_CHARS_PER_TOKEN = 4
 
 
 def open_stand_in(llms: Iterable[str]) -> Upstreams:
@@ -32,7 +31,7 @@ class _StandIn(httpx.AsyncBaseTransport):
         content = await request.aread()
         body = orjson.loads(content)
         text = f"(No model was asked: this is a stand-in for {body['model']}, which was chosen to answer.)"
-        prompt_tokens, completion_tokens = (len(part) // _CHARS_PER_TOKEN for part in (content, text))
+        prompt_tokens, completion_tokens = (tokens_of(len(part)) for part in (content, text))
         usage = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,

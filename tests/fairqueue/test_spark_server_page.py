@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobs.fairqueue.estimates import EstimateError
 from jobs.fairqueue.scheduler import JobSnapshot, Snapshot, UserSnapshot
 from jobs.fairqueue.server.app import create_app, status_page
-from jobs.fairqueue.server.listening import listen
 from jobs.fairqueue.server.status import Application
+from jobs.listening import listen
 
 NOTHING = "\N{EN DASH}"
 TOKEN = "correct-horse-battery-staple"

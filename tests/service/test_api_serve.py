@@ -52,7 +52,7 @@ def test_only_trusted_proxies_name_the_caller(release_root: Path, tmp_path: Path
 
 def test_a_worker_that_starts_again_refuses_what_the_others_refuse(tmp_path: Path) -> None:
     from router.encoders import EncoderIdentity
-    from router.releases import publish
+    from router.publishing import publish
     from tests.service.synthetic import write_synthetic
 
     root = tmp_path / "releases"

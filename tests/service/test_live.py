@@ -16,6 +16,7 @@ import structlog
 from router import releases
 from router.encoders import EncoderIdentity
 from router.errors import NotReadyError, ReleaseError
+from router.publishing import publish
 from router.service import live as live_module
 from router.service.live import LiveRelease
 from tests.choice_files import user_graph
@@ -39,7 +40,7 @@ def root(tmp_path: Path, models: dict[str, Path]) -> Path:
     """Releases of both, the first is current."""
     folder = tmp_path / "releases"
     for name in ("b", "a"):
-        releases.publish(folder, model=models[name], activate=name == "a")
+        publish(folder, model=models[name], activate=name == "a")
     return folder
 
 
@@ -92,7 +93,7 @@ def test_a_switch_is_followed(root, versions, follow):
 def test_a_rollback_skips_what_cannot_be_served(tmp_path, root, versions, follow):
     live = follow()
     write_synthetic(tmp_path / "other", encoder=EncoderIdentity("hashing", 1, 32))
-    other = releases.publish(root, model=tmp_path / "other", new_encoder=True).version
+    other = publish(root, model=tmp_path / "other", new_encoder=True).version
     wait_until(lambda: live.status()["refused"] is not None)
     releases.activate(root, versions["b"])
     assert live.reload() == versions["b"]
@@ -192,10 +193,10 @@ def test_a_release_of_another_encoder(tmp_path, root, versions, follow):
     live = follow()
     write_synthetic(tmp_path / "other", encoder=EncoderIdentity("hashing", 1, 32))
     with pytest.raises(ReleaseError, match="train with that one, or publish with --new-encoder"):
-        releases.publish(root, model=tmp_path / "other")
+        publish(root, model=tmp_path / "other")
     assert releases.current_version(root) == versions["a"]
     assert len(releases.versions(root)) == 2
-    other = releases.publish(root, model=tmp_path / "other", new_encoder=True)
+    other = publish(root, model=tmp_path / "other", new_encoder=True)
     with pytest.raises(
         ReleaseError, match=r"hashing \(version 1, 32 dimensions\), cannot be used with hashing"
     ):
@@ -267,8 +268,10 @@ def test_a_release_that_was_completed_later(root, versions, follow, monkeypatch)
     file.rename(file.with_suffix(".later"))
     (root / "CURRENT").write_text(f"{versions['b']}\n")
     wait_until(lambda: live.status()["refused"] is not None)
+    assert live.serving.version == versions["a"]
     file.with_suffix(".later").rename(file)
     wait_until(lambda: live.serving.version == versions["b"])
+    assert live.status() == {"version": versions["b"], "refused": None}
 
 
 def test_a_start_compares_sizes_only(root, versions, follow):
@@ -282,7 +285,7 @@ def test_a_graph_of_another_model(tmp_path, root, versions, follow):
     live = follow()
     graph = user_graph().save(tmp_path / "graph")
     write_synthetic(tmp_path / "other", parents={"graph": graph.checksum})
-    made = releases.publish(root, model=tmp_path / "other", graph=graph.path)
+    made = publish(root, model=tmp_path / "other", graph=graph.path)
     shutil.rmtree(made.path / "graph")
     shutil.copytree(root / versions["a"] / "model", made.path / "graph")
     with pytest.raises(ReleaseError, match="does not match the record"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from ppr.graph import Graph
 from ppr.verd import query_edges
 from router import releases
 from router.errors import DataError, NotInReleaseError, ParameterError, ReleaseError, UnknownNameError
+from router.publishing import publish
 from router.scorer import Event, Scorer, User
 from router.service.profile import taste_shares
 from router.service.serving import Serving
@@ -29,7 +28,7 @@ USERS = [f"user {i}" for i in range(N_USERS)]
 
 
 def serve(root: Path, model: Path, **stores: Path) -> Serving:
-    release = releases.publish(root, model=model, **stores)
+    release = publish(root, model=model, **stores)
     serving = Serving.open(release, verify=True)
     serving.warm_up()
     return serving
@@ -403,7 +402,7 @@ def test_profile_of_integer_users(tmp_path):
 
 def test_a_release_that_cannot_be_served(tmp_path):
     write_synthetic(tmp_path / "model")
-    release = releases.publish(tmp_path / "releases", model=tmp_path / "model")
+    release = publish(tmp_path / "releases", model=tmp_path / "model")
     file = release.model / "embeddings" / "user.npy"
     content = file.read_bytes()
     file.unlink()
@@ -411,8 +410,3 @@ def test_a_release_that_cannot_be_served(tmp_path):
     with pytest.raises(ReleaseError, match=r"user.npy: checksum"):
         Serving.open(release, verify=True)
     Serving.open(release, verify=False)  # which a start does: sizes and the record of the verification
-
-
-def test_no_torch():
-    code = "import sys, router.service.live, router.service.profile; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

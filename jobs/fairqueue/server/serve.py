@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from jobs.errors import ConfigurationError
-from jobs.fairqueue.server.listening import listen
+from jobs.listening import listen
 from jobs.settings import Settings
 from ppr.errors import ResourceError
 

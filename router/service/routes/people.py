@@ -19,11 +19,8 @@ from router.service.schemas import (
     RecommendAnswer,
     RecommendRequest,
 )
-from router.service.security import SECURITY, check_scope, require
+from router.service.security import SECURITY, check_items, require
 from router.service.store import ApiKey
-
-MOST_WITHOUT_READ = 100
-"""Longest list for a named user, together with what it excludes, that a key without ``read`` gets."""
 
 routes = APIRouter(tags=["users and items"])
 
@@ -70,34 +67,6 @@ async def recommend(request: Request) -> Response:
             "items": [{"item": item, "score": score} for item, score in found],
         }
     )
-
-
-def check_items(key: ApiKey | None, user: str | None, n_items: int, *, probing: bool = False) -> None:
-    """Refuse a list of items from which a key without ``read`` could tell a user's own.
-
-    Parameters
-    ----------
-    key
-        Of the request, or None.
-    user
-        Whose list it is, or None.
-    n_items
-        Its length, with what it excludes.
-    probing
-        Whether the request chooses the items that are told apart.
-
-    Raises
-    ------
-    ProblemError
-        403.
-    """
-    if user is not None and (probing or n_items > MOST_WITHOUT_READ):
-        check_scope(
-            key,
-            "read",
-            "'exclude_seen': false, 'allowed' and more than "
-            f"{MOST_WITHOUT_READ} items, excluded ones included, for a user: they show what the user has",
-        )
 
 
 @routes.post(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from typing import Any
 
 import numpy as np
-import orjson
 from anyio import to_thread
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
@@ -18,10 +16,10 @@ from router.persona.data import Floats
 from router.service.desk import Ask, Routed
 from router.service.problems import documented
 from router.service.routes.bodies import PlainRoute, answer, parsed, service_of, with_body
-from router.service.routes.people import check_items
 from router.service.schemas import RouteAnswer, RouteRequest
+from router.service.security import check_items
 from router.service.serving import Belief, Ranked
-from router.service.store import ApiKey
+from router.service.sessions import session_id
 
 _LARGEST = 1e9
 
@@ -42,11 +40,13 @@ async def route(request: Request) -> Response:
     wanted = await parsed(request, RouteRequest)
     _check_text(wanted.query, service.settings.limits.max_text_chars)
     check_items(key, wanted.user, wanted.items)
-    session_id = None if wanted.session_id is None else _session_id(key, wanted.user, wanted.session_id)
-    session_llm = None if session_id is None else await service.sessions.llm(session_id)
-    routed = await service.desk.route(_ask(wanted, session_id, session_llm), key)
-    if session_id is not None:
-        await service.sessions.keep(session_id, wanted.user, routed.decision.llm, routed.decision_id)
+    session = None
+    if wanted.session_id is not None:
+        session = session_id(None if key is None else key.key_id, wanted.user, wanted.session_id)
+    session_llm = None if session is None else await service.sessions.llm(session)
+    routed = await service.desk.route(_ask(wanted, session, session_llm), key)
+    if session is not None:
+        await service.sessions.keep(session, wanted.user, routed.decision.llm, routed.decision_id)
     items = None
     if wanted.items:
         interactions = await service.beliefs.items(routed.serving, wanted.user, wanted.interactions)
@@ -59,7 +59,7 @@ def _check_text(text: str | None, max_chars: int) -> None:
         raise ParameterError(f"'query' must have at most {max_chars} characters (got {len(text)})")
 
 
-def _ask(wanted: RouteRequest, session_id: str | None, session_llm: str | None) -> Ask:
+def _ask(wanted: RouteRequest, session: str | None, session_llm: str | None) -> Ask:
     demands = wanted.constraints
     return Ask(
         user=wanted.user,
@@ -76,7 +76,7 @@ def _ask(wanted: RouteRequest, session_id: str | None, session_llm: str | None) 
         interactions=wanted.interactions,
         attributes=wanted.attributes,
         session_llm=session_llm,
-        session_id=session_id,
+        session_id=session,
     )
 
 
@@ -100,12 +100,6 @@ def _vector(name: str, numbers: NDArray[np.floating]) -> Floats:
     return vector
 
 
-def _session_id(key: ApiKey | None, user: str | None, name: str) -> str:
-    """Identity of a conversation, which no other key or user shares."""
-    identity = orjson.dumps([None if key is None else key.key_id, user, name])
-    return hashlib.sha256(identity).hexdigest()[:32]
-
-
 def _shown(routed: Routed, session: str | None, items: Ranked | None) -> dict[str, Any]:
     """The answer, of the form of :class:`RouteAnswer`."""
     decision, scores = routed.decision, routed.scores
@@ -121,7 +115,7 @@ def _shown(routed: Routed, session: str | None, items: Ranked | None) -> dict[st
         "task": scores.task,
         "task_source": scores.task_source,
         "items": None if items is None else [{"item": item, "score": score} for item, score in items],
-        "session": None if session is None else {"session_id": session, "kept": routed.kept_for_session},
+        "session": None if session is None else {"session_id": session, "kept": decision.kept},
         "budget": {"user_left_usd": routed.left.user_usd, "key_left_usd": routed.left.key_usd},
     }
 

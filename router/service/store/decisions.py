@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import structlog
 from sqlalchemy import Connection, Row, bindparam, select
 
 from router.persona.data import Floats
@@ -29,7 +29,7 @@ _NAMES = ("user", "release", "llm", "source", "task", "query_hash", "key_id", "s
 _SAME = tuple(c.name for c in decisions.columns if c.name in DecisionRecord.__slots__)
 _FIND = select(decisions).where(decisions.c.decision_id == bindparam("decision_id"))
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 
 def find(connection: Connection, decision_id: str) -> DecisionRecord | None:
@@ -199,7 +199,7 @@ class DecisionBuffer:
             except FeedbackStoreError as error:
                 self._problem = error
                 wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
-                log.warning("decisions could not be written, and will be tried again: %s", error)
+                log.warning("decisions could not be written, and will be tried again", reason=str(error))
                 continue
             self._problem, wait_s = None, _BATCH_WAIT_S
             with self._changed:

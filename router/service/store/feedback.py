@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, text, update
+from sqlalchemy import Connection, Row, bindparam, insert, or_, select, text, update
 
 from router.errors import ParameterError
 from router.service.store import spending
@@ -59,7 +59,6 @@ _CHANGES = (
     .order_by(feedback.c.position)
     .limit(_MOST_CHANGES)
 )
-_LAST = select(func.max(feedback.c.position))
 
 
 def check(given: Feedback, decision: DecisionRecord | None) -> None:
@@ -217,8 +216,3 @@ def users_changed_since(connection: Connection, cursor: int) -> tuple[int, list[
     rows = connection.execute(_CHANGES, {"cursor": cursor}).all()
     users = dict.fromkeys(row.user_key for row in rows if row.tells and row.user_key is not None)
     return (rows[-1].position if rows else cursor), list(users)
-
-
-def last_cursor(connection: Connection) -> int:
-    """Cursor behind all feedback that there is."""
-    return connection.scalar(_LAST) or 0

@@ -253,11 +253,6 @@ class Store:
         with self._database.read() as connection:
             return feedback.users_changed_since(connection, cursor)
 
-    def last_cursor(self) -> int:
-        """Cursor behind all feedback that there is."""
-        with self._database.read() as connection:
-            return feedback.last_cursor(connection)
-
     def export(
         self,
         folder: Path,

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from jobs import feedback_cli
+from jobs import serve_store_cli
 from jobs.errors import ConfigurationError
 from jobs.interactions import read_interactions
 from ppr.build import build_graph
@@ -182,8 +182,8 @@ def test_since_is_when_feedback_was_received(store, tmp_path):
 def program(tmp_path):
     """The commands as a program of their own, on a new store."""
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.add_typer(feedback_cli.keys, name="keys")
-    app.add_typer(feedback_cli.feedback, name="feedback")
+    app.add_typer(serve_store_cli.keys, name="keys")
+    app.add_typer(serve_store_cli.feedback, name="feedback")
     where = f"sqlite:///{tmp_path / 'feedback.db'}"
 
     def run(*args: str):

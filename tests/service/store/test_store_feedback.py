@@ -154,7 +154,7 @@ def test_a_race_for_an_idempotency_key_has_one_winner(opened):
         results = list(threads.map(tell, range(16)))
     assert len({feedback_id for feedback_id, _ in results}) == 1
     assert sum(not replayed for _, replayed in results) == 1
-    assert workers[0].last_cursor() == len(workers[0].users_changed_since(0)[1]) == 1
+    assert workers[0].users_changed_since(0)[0] == len(workers[0].users_changed_since(0)[1]) == 1
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_race_for_an_idempotency_key_has_one_winner(opened):
 def test_feedback_that_breaks_a_rule_is_refused(store, given, message):
     with pytest.raises(ParameterError, match=message):
         store.add_feedback(Feedback(**given))
-    assert store.last_cursor() == 0
+    assert store.users_changed_since(0)[0] == 0
 
 
 def test_feedback_on_no_decision_or_on_somebody_elses_is_refused(store):
@@ -184,14 +184,14 @@ def test_feedback_on_no_decision_or_on_somebody_elses_is_refused(store):
         store.add_feedback(Feedback("0" * 32, thumbs=1))
     with pytest.raises(ParameterError, match="must be the user of the decision"):
         store.add_feedback(Feedback(decided(store), user="ben", thumbs=1))
-    assert store.last_cursor() == 0
+    assert store.users_changed_since(0)[0] == 0
 
 
 def test_the_decision_of_another_key_is_as_good_as_none(store):
     given = Feedback(decided(store), llm="kind", thumbs=1, cost_usd=1e6)
     with pytest.raises(UnknownDecisionError, match="no decision"):
         store.add_feedback(given, key_id="other")
-    assert store.last_cursor() == 0
+    assert store.users_changed_since(0)[0] == 0
     assert store.spent_usd(["user:anna", "key:k"], "2025-11") == {"user:anna": 0.0, "key:k": 0.0}
     store.add_feedback(given, key_id="other", of_any_key=True)
     store.add_feedback(Feedback(decided(store, key_id=None), thumbs=1), key_id="other")
@@ -228,7 +228,7 @@ def test_items_add_up_after_a_time(store):
 
 def test_workers_follow_whose_feedback_came(opened):
     here, there = opened(), opened()
-    cursor = there.last_cursor()
+    cursor = there.users_changed_since(0)[0]
     assert there.users_changed_since(cursor) == (cursor, [])
     for user in ("anna", "ben", "anna"):
         here.add_feedback(Feedback(user=user, llm="kind"))
@@ -236,7 +236,7 @@ def test_workers_follow_whose_feedback_came(opened):
     here.add_feedback(Feedback(user="dora", items=(("book", 1.0),)))
     after, users = there.users_changed_since(cursor)
     assert users == ["anna", "ben", "dora"]
-    assert after == there.last_cursor() > cursor
+    assert after == there.users_changed_since(0)[0] > cursor
     assert there.users_changed_since(after) == (after, [])
 
 

@@ -1,4 +1,4 @@
-"""What chats cost: reserved before an LLM is asked, settled when it has answered.
+"""Budgets of users and API keys: what is left, and what chats cost, reserved and settled.
 
 Budgets hold over all workers, because the shared store refuses a reservation that would exceed one. What an
 answer costs in the end may be more than was expected of it, so a budget can be overdrawn by answers that were
@@ -9,13 +9,67 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import anyio
+from anyio import to_thread
 
 from router.policy import Catalogue
-from router.service.limits import Budgets
-from router.service.store import ApiKey, Store
+from router.service.settings import BudgetSettings
+from router.service.store import ApiKey, Store, period_of
+
+
+class Left(NamedTuple):
+    """What a user and a key have left to spend in USD, None where they have no budget."""
+
+    user_usd: float | None
+    key_usd: float | None
+
+
+class Budgets:
+    """Budgets of users and API keys, per period.
+
+    Parameters
+    ----------
+    settings
+        The budgets.
+    store
+        Where all workers write what was spent.
+    """
+
+    def __init__(self, settings: BudgetSettings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+
+    def period(self, now: float) -> str:
+        """Name of the period that a time is in, such as ``2026-11``."""
+        return period_of(now, self._settings.period)
+
+    def subjects(self, user: str | None, key: ApiKey | None) -> dict[str, float | None]:
+        """Who pays, with the budget in USD of each, or None.
+
+        A key pays for itself even without a budget, so that one that it is given later holds from the start
+        of the period.
+        """
+        paying: dict[str, float | None] = {}
+        if user is not None:
+            paying[f"user:{user}"] = self._settings.user_usd
+        if key is not None:
+            paying[f"key:{key.key_id}"] = key.budget_usd
+        return paying
+
+    async def left(self, user: str | None, key: ApiKey | None, now: float) -> Left:
+        """What is left; the store is asked only where there is a budget."""
+        budgets: Mapping[str, float] = {
+            subject: budget for subject, budget in self.subjects(user, key).items() if budget is not None
+        }
+        if not budgets:
+            return Left(None, None)
+        spent = await to_thread.run_sync(self._store.spent_usd, list(budgets), self.period(now))
+        left: dict[str, Any] = {name: budget - spent.get(name, 0.0) for name, budget in budgets.items()}
+        return Left(left.get(f"user:{user}"), left.get(f"key:{key.key_id}") if key is not None else None)
 
 
 @dataclass(frozen=True, slots=True)
