@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -209,6 +210,7 @@ class ServiceSettings(ServeSettings):
         return cls(releases=releases, **fields)
 
 
+@lru_cache(maxsize=256)  # asked of each request that shows no key
 def is_loopback(host: str) -> bool:
     """Whether an address is reached from this machine only."""
     if host == "localhost":
