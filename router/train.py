@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from router.answers import fit_answers
@@ -195,7 +195,7 @@ def train(
     with _short_memory_is_an_error(where), threads(settings.threads):
         run = _Training(data, settings, where, held_out, tell)
         key = _identity(data, settings, held_out)
-        if checkpoint is not None and checkpoint.exists():
+        if checkpoint is not None:
             run.restore(checkpoint, key)
         if progress is not None:
             for state in run.history:
@@ -363,13 +363,10 @@ class _Training:
             beside.replace(path)
 
     def restore(self, path: Path, key: str) -> None:
-        """Continue from a checkpoint."""
-        try:
-            with safe_open(path, framework="pt", device=str(self.device)) as file:
-                metadata = file.metadata() or {}
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{path}: not a readable checkpoint ({error})") from None
+        """Continue from a checkpoint, where there is one."""
+        if (found := _read_checkpoint(path, self.device)) is None:
+            return
+        metadata, tensors = found
         if metadata.get("key") != key:
             raise DataError(f"{path}: a checkpoint of other data or settings; delete it to train anew")
         self.model.load_state_dict(_below("model.", tensors))
@@ -381,6 +378,25 @@ class _Training:
         self.step, self.n_parts = int(metadata["step"]), int(metadata["parts"])
         rows = tensors["history"].tolist()
         self.history = [Progress(int(step), *numbers) for step, *numbers in rows]
+
+
+def _read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Tensor]] | None:
+    """Metadata and tensors, None where there is no file.
+
+    The file is opened once: an equal training may replace it between two openings, or clear it away.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path}: not a readable checkpoint ({error})") from None
+    try:
+        tensors = {name: tensor.to(device) for name, tensor in load(content).items()}
+    except SafetensorError as error:
+        raise DataError(f"{path}: not a readable checkpoint ({error})") from None
+    header_bytes = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {}), tensors
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

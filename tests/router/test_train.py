@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -23,12 +25,20 @@ from router.persona import (
     warm_data,
 )
 from router.personal import PersonalRouter
-from router.train import Progress, Settings, _Training, choose_device, train
+from router.train import Progress, Settings, _read_checkpoint, _Training, choose_device, train
 from router.variational import Asked, QueryBlock, VariationalModel
 from tests.oracles.persona_worlds import write_world
 
 SMALL = Settings(n_factors=4, n_tastes=4, n_steps=250, learning_rate=0.05)
 SHORT = replace(SMALL, n_steps=12)
+_REPLACE = """
+import os, sys
+*files, path = sys.argv[1:]
+while True:
+    for file in files:
+        os.link(file, path + ".part")
+        os.replace(path + ".part", path)
+"""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -296,6 +306,39 @@ def test_a_checkpoint_of_another_training_is_refused(data: ChoiceData, tmp_path:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(DataError, match="not a readable checkpoint"):
         train(data, SHORT, device="cpu", checkpoint=file)
+
+
+def test_a_checkpoint_is_read_whole_while_an_equal_training_replaces_it(
+    data: ChoiceData, tmp_path: Path
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 4:
+            raise KilledError
+
+    early, late = files = (tmp_path / "early", tmp_path / "late")
+    with pytest.raises(KilledError):
+        train(data, SHORT, device="cpu", checkpoint=early, checkpoint_every=3, progress=kill)
+    train(data, SHORT, device="cpu", checkpoint=late)
+    states = {len(load_file(file)["history"]): load_file(file)["model.centres"] for file in files}
+    shared = tmp_path / "shared"
+    replacing = subprocess.Popen([sys.executable, "-c", _REPLACE, *files, shared])  # a thread: too polite
+    try:
+        read = 0
+        while read < 500:
+            if (found := _read_checkpoint(shared, torch.device("cpu"))) is not None:
+                metadata, tensors = found
+                assert torch.equal(tensors["model.centres"], states[int(metadata["step"])])
+                read += 1
+    finally:
+        replacing.kill()
+        replacing.wait()
+
+
+def test_a_checkpoint_that_was_cleared_away_is_none(tmp_path: Path) -> None:
+    assert _read_checkpoint(tmp_path / "checkpoint", torch.device("cpu")) is None
 
 
 def test_the_bound_rises(data: ChoiceData) -> None:
