@@ -86,24 +86,34 @@ def infer(
     choices.check(n_users, *pairs.shape[:2])
     if log_prior is None:
         log_prior = np.broadcast_to(tastes.log_shares, (n_users, tastes.log_shares.size))
-    parts = [
-        _laplace(tastes, _Events.of(part, rows.stop - rows.start, pairs), log_prior[rows])
-        for part, rows in _by_users(choices, n_users)
-    ]
     k, d = tastes.centres.shape
-    empty = Beliefs(*(np.zeros((0, *shape), np.float32) for shape in ((k,), (d,), (d, d), (k,))))
-    fields = [(p.shares, p.mean, p.covariance, p.log_evidence) for p in [*parts, empty]]
-    return Beliefs(*(np.concatenate(arrays) for arrays in zip(*fields, strict=True)))
+    shapes = (k,), (d,), (d, d), (k,)
+    fields = tuple(np.zeros((n_users, *shape), np.float32) for shape in shapes)
+    for part, users in _by_users(choices, n_users):
+        found = _laplace(tastes, _Events.of(part, users.size, pairs), log_prior[users])
+        for field, values in zip(
+            fields, (found.shares, found.mean, found.covariance, found.log_evidence), strict=True
+        ):
+            field[users] = values
+    return Beliefs(*fields)
 
 
-def _by_users(choices: Choices, n_users: int) -> Iterator[tuple[Choices, slice]]:
-    """Choices of consecutive users, numbered from 0 in each part, and which users they are."""
-    ordered = choices.take(np.argsort(choices.users, kind="stable"))
+def _by_users(choices: Choices, n_users: int) -> Iterator[tuple[Choices, Ints]]:
+    """Choices of some users, numbered from 0 in each part, and which users they are.
+
+    Users of a part have about as many choices each: all are padded to the longest history of the part.
+    """
+    users = np.argsort(np.bincount(choices.users, minlength=n_users), kind="stable")
+    place = np.empty(n_users, dtype=np.int64)
+    place[users] = np.arange(n_users)
+    places = place[choices.users]
+    order = np.argsort(places, kind="stable")
+    ordered, places = choices.take(order), places[order]
     for first in range(0, n_users, _CHUNK):
         rows = slice(first, min(first + _CHUNK, n_users))
-        begin, end = np.searchsorted(ordered.users, [rows.start, rows.stop])
+        begin, end = np.searchsorted(places, [rows.start, rows.stop])
         part = ordered.take(np.arange(begin, end))
-        yield Choices(part.users - first, part.queries, part.llms, part.offered), rows
+        yield Choices(places[begin:end] - first, part.queries, part.llms, part.offered), users[rows]
 
 
 @dataclass(frozen=True, slots=True)
