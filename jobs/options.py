@@ -20,6 +20,15 @@ def _parquet(path: Path | None) -> Path | None:
     return path
 
 
+TIMES = [
+    "%Y-%m-%d",
+    "%Y-%m-%dT%H:%M:%S",
+    "%Y-%m-%dT%H:%M:%S%z",
+    "%Y-%m-%dT%H:%M:%S.%f",
+    "%Y-%m-%dT%H:%M:%S.%f%z",
+]
+"""Forms of a time."""
+
 GraphPath = Annotated[Path, Argument(metavar="GRAPH", help="Graph store.")]
 GraphUrl = Annotated[str, Argument(metavar="GRAPH", help="Graph store: a path, or a URL such as s3://...")]
 FingerprintsPath = Annotated[Path, Argument(metavar="FINGERPRINTS", help="Fingerprint store.")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.errors import ConfigurationError
 from router.publishing import publish
-from router.releases import current_version
+from router.releases import readable_current
 
 
 def run(
@@ -21,6 +21,7 @@ def run(
     activate: bool = True,
     new_encoder: bool = False,
     feedback_until: datetime | None = None,
+    erased_until: datetime | None = None,
 ) -> dict[str, Any]:
     """Publish a release; the same stores again change nothing.
 
@@ -46,16 +47,18 @@ def run(
         activate=activate,
         new_encoder=new_encoder,
         feedback_until=feedback_until,
+        erased_until=erased_until,
     )
     stores = release.manifest["stores"]
     return {
         "release": release.version,
         "path": str(release.path),
-        "current": current_version(root),
+        "current": readable_current(root),
         "encoder": release.manifest["encoder"],
         "stores": {
             name: {key: store[key] for key in ("checksum", "bytes")} for name, store in stores.items()
         },
         "feedback_until": release.manifest["feedback_until"],
+        "erased_until": release.manifest["erased_until"],
         "seconds": round(time.monotonic() - started, 3),
     }

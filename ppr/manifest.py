@@ -167,8 +167,8 @@ def new_store(path: Path) -> Iterator[Path]:
     ResourceError
         The disk is full or the folder cannot be written.
     """
-    working = path.with_name(f"{_working_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}")
-    _remove_abandoned(path)
+    working = path.with_name(f".{path.name}{_working_suffix()}{os.getpid()}-{secrets.token_hex(4)}")
+    remove_abandoned(path.parent, path.name)
     with full_disk_is_an_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         working.mkdir()
@@ -180,21 +180,29 @@ def new_store(path: Path) -> Iterator[Path]:
             raise
 
 
-def _working_prefix(path: Path) -> str:
-    """What the names of this machine's working folders for ``path`` begin with; process and token follow."""
-    return f".{path.name}.new-{platform.node()}-"
+def _working_suffix() -> str:
+    """What stands behind the name in that of this machine's working folders; process and token follow."""
+    return f".new-{platform.node()}-"
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove working folders beside ``path`` whose process on this machine is gone."""
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove working folders for ``name``, or all, whose process on this machine is gone."""
+    for working in abandoned(folder, name):
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def abandoned(folder: Path, name: str | None = None) -> list[Path]:
+    """Working folders for ``name``, or all, whose process on this machine is gone."""
     if not Path("/proc/self").exists():
-        return
-    prefix = _working_prefix(path)
-    for folder in path.parent.glob(f"{glob.escape(prefix)}*"):
-        process, _, token = folder.name.removeprefix(prefix).partition("-")
+        return []
+    suffix, found = _working_suffix(), []
+    wanted = "*" if name is None else glob.escape(name)
+    for working in folder.glob(f".{wanted}{glob.escape(suffix)}*"):
+        process, _, token = working.name.rpartition(suffix)[2].partition("-")
         # A dash in the token: the folder is of a machine whose name begins with this one's.
         if process.isdecimal() and "-" not in token and not Path("/proc", process).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            found.append(working)
+    return found
 
 
 def publish(working: Path, path: Path) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from ppr import errors as ppr_errors
 from ppr.fingerprints import FingerprintStore
@@ -25,19 +26,25 @@ from ppr.verd import Verd
 from router.bundle import LLM, Bundle, store_errors
 from router.errors import MissingDataError, ParameterError, ReleaseError
 from router.releases import (
+    Release,
+    current_version,
+    encoder_of,
+    open_release,
+    readable_current,
+    record_decision,
+    switch,
+    versions,
+)
+from router.releases.local import locked
+from router.releases.record import (
     FINGERPRINTS,
     FORMAT,
     GRAPH,
     MODEL,
     RECORD,
     VERSION,
-    Release,
     content_digest,
-    current_version,
-    encoder_of,
-    open_release,
-    switch,
-    versions,
+    json_object,
 )
 from router.scorer import Scorer
 from router.surroundings import Surroundings
@@ -52,6 +59,8 @@ def publish(
     activate: bool = True,
     new_encoder: bool = False,
     feedback_until: datetime | None = None,
+    erased_until: datetime | None = None,
+    decision: Mapping[str, Any] | None = None,
     now: datetime | None = None,
 ) -> Release:
     """Make a release of stores that belong together; the same stores again give the release there is.
@@ -70,6 +79,11 @@ def publish(
     feedback_until
         Time up to which the model has learned from the feedback of its services, not in the future; None
         where from none. A service applies what came later on top of it.
+    erased_until
+        Time up to which users' erasures were carried out in what the stores were made from; None where
+        nobody asked. That of a clock that is ahead counts as now.
+    decision
+        Why it is published, a JSON object; kept in its record, and among the decisions.
     now
         Time of the release; by default that of the clock.
 
@@ -79,7 +93,7 @@ def publish(
         The stores do not belong together, the model gives no finite scores, or its encoder is another one
         than the current release's.
     ParameterError
-        ``feedback_until`` is in the future.
+        ``feedback_until`` is in the future, or the decision is not a JSON object.
     MissingDataError
         A store is not there.
     BundleError
@@ -93,24 +107,80 @@ def publish(
     given = {MODEL: model, GRAPH: graph, FINGERPRINTS: fingerprints}
     sources = {name: Path(path) for name, path in given.items() if path is not None}
     moment = (now or datetime.now(UTC)).astimezone(UTC)
-    until = None if feedback_until is None else feedback_until.astimezone(UTC).isoformat()
-    if feedback_until is not None and feedback_until > moment:
-        raise ParameterError(f"'feedback_until' must not be in the future (got {until})")
+    told: dict[str, Any] = {
+        "feedback_until": _past("feedback_until", feedback_until, moment),
+        "erased_until": _heard(erased_until, moment),
+        "decision": None if decision is None else json_object("decision", decision),
+    }
     with store_errors():
-        digest = content_digest({name: _manifest_sha256(path) for name, path in sources.items()}, until)
         if activate and not new_encoder:
             _check_encoder(folder, sources[MODEL])
-        version = _version_of(folder, digest) or f"{moment:%Y%m%dT%H%M%SZ}-{digest}"
-        made = False
-        if not (folder / version).exists():
-            # Of two that publish the same at once, one finds the other's.
-            with suppress(ppr_errors.OutputExistsError):
-                _write(folder, version, sources, moment, until)
-                made = True
-        release = open_release(folder, version, verify=not made)
-    if activate and current_version(folder) != version:
-        switch(folder, version, "activate")
+        digest = content_digest(
+            {name: _manifest_sha256(path) for name, path in sources.items()},
+            told["feedback_until"],
+            told["erased_until"],
+        )
+        while True:
+            version = _version_of(folder, digest) or f"{moment:%Y%m%dT%H%M%SZ}-{digest}"
+            made = _made(folder, version, digest, sources, moment, told)
+            if not made:  # of two that publish the same at once, one finds the other's
+                version = _version_of(folder, digest) or version
+            try:
+                release = open_release(folder, version, verify=not made)
+                if activate and readable_current(folder) != version:
+                    switch(folder, version, "activate")
+                break
+            except ReleaseError:
+                if (folder / version).exists():
+                    raise
+                # There was one of the same content, which was pruned meanwhile: it is made anew.
+    if decision is not None:
+        record_decision(folder, version, decision)
     return release
+
+
+def _heard(erased_until: datetime | None, now: datetime) -> str | None:
+    """Time of the last erasure as text: one host's wrong clock must not keep a release back."""
+    if erased_until is not None and erased_until > now:
+        structlog.get_logger().warning(
+            "'erased_until' is in the future and taken as now: check the clocks of who erases and publishes",
+            erased_until=erased_until.isoformat(),
+        )
+        erased_until = now
+    return _past("erased_until", erased_until, now)
+
+
+def _past(name: str, given: datetime | None, now: datetime) -> str | None:
+    """A time as text, in UTC."""
+    if given is None:
+        return None
+    text = given.astimezone(UTC).isoformat()
+    if given > now:
+        raise ParameterError(f"'{name}' must not be in the future (got {text})")
+    return text
+
+
+def _made(
+    root: Path,
+    version: str,
+    digest: str,
+    sources: dict[str, Path],
+    moment: datetime,
+    told: dict[str, Any],
+) -> bool:
+    """Make a release, unless there is one of this content, or there is by the time that it is made."""
+    if (root / version).exists():
+        return False
+    try:
+        # The lock is given back after the renaming, which ends the inner one.
+        with ExitStack() as held, new_store(root / version) as working:
+            _fill(working, sources, moment, told)
+            held.enter_context(locked(root))
+            if _version_of(root, digest) is not None:
+                raise ppr_errors.OutputExistsError(f"{root}: there is a release of digest {digest}")
+    except ppr_errors.OutputExistsError:
+        return False
+    return True
 
 
 def _check_encoder(root: Path, model: Path) -> None:
@@ -139,32 +209,32 @@ def _version_of(root: Path, digest: str) -> str | None:
     return next((version for version in versions(root) if version.endswith(f"-{digest}")), None)
 
 
-def _write(
-    root: Path, version: str, sources: dict[str, Path], moment: datetime, feedback_until: str | None
-) -> None:
-    with new_store(root / version) as working:
-        for name, source in sources.items():
-            shutil.copytree(source, working / name, copy_function=_link)
-        stores = _open_all(working, sources.keys())
-        digests = {name: at["manifest_sha256"] for name, at in stores.items()}
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "digest": content_digest(digests, feedback_until),
-            "created": moment.isoformat(timespec="seconds"),
-            "encoder": Bundle.open(working / MODEL, verify=False).encoder.to_json(),
-            "feedback_until": feedback_until,
-            "stores": stores,
-            "verified": moment.isoformat(timespec="seconds"),
-        }
-        text = json.dumps(manifest, indent=2, sort_keys=True)
-        (working / RECORD).write_text(text + "\n", encoding="utf-8")
+def _fill(working: Path, sources: dict[str, Path], moment: datetime, told: dict[str, Any]) -> None:
+    """Put the stores and their record into a folder."""
+    for name, source in sources.items():
+        shutil.copytree(source, working / name, copy_function=_link)
+    stores = _open_all(working, sources.keys())
+    digests = {name: at["manifest_sha256"] for name, at in stores.items()}
+    bundle = Bundle.open(working / MODEL, verify=False)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "digest": content_digest(digests, told["feedback_until"], told["erased_until"]),
+        "created": moment.isoformat(timespec="seconds"),
+        "encoder": bundle.encoder.to_json(),
+        "metrics": {name: value for name, value in bundle.metrics.items() if name != "history"},
+        "stores": stores,
+        **told,
+        "verified": moment.isoformat(timespec="seconds"),
+    }
+    text = json.dumps(manifest, indent=2, sort_keys=True)
+    (working / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
 def _link(source: str, target: str) -> None:
     """Hard link, or a copy where the file system cannot: stores are never written to once they are there."""
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # not the symbolic link that it may be
     except OSError:
         shutil.copyfile(source, target)
 
@@ -172,13 +242,13 @@ def _link(source: str, target: str) -> None:
 def _open_all(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Open the stores with full verification, check that they fit, ask each one thing, and describe them."""
     bundle = Bundle.open(folder / MODEL)
-    parents, opened = bundle.parents, {MODEL: bundle.checksum}
+    parents, opened, counts = bundle.parents, {MODEL: bundle.checksum}, {MODEL: bundle.manifest["counts"]}
     if GRAPH in names:
         graph = Graph.open(folder / GRAPH)
-        opened[GRAPH] = graph.checksum
+        opened[GRAPH], counts[GRAPH] = graph.checksum, graph.manifest["counts"]
         if FINGERPRINTS in names:
             store = FingerprintStore.open(folder / FINGERPRINTS, graph=graph)
-            opened[FINGERPRINTS] = store.checksum
+            opened[FINGERPRINTS], counts[FINGERPRINTS] = store.checksum, store.manifest["counts"]
             _ask_fingerprints(graph, store)
     for name in (GRAPH, FINGERPRINTS):
         if name in opened and parents.get(name, opened[name]) != opened[name]:
@@ -190,6 +260,7 @@ def _open_all(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "checksum": checksum,
+            "counts": counts[name],
             "manifest_sha256": file_sha256(folder / name / MANIFEST),
             "bytes": sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()),
         }

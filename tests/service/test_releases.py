@@ -181,7 +181,7 @@ def test_versions_that_are_no_names(root, version):
     with pytest.raises(ReleaseError, match="not the name of a release"):
         releases.open_release(root, version, verify=False)
     (root / "CURRENT").write_text(f"{version}\n")
-    with pytest.raises(ReleaseError, match="CURRENT: not the name of a release"):
+    with pytest.raises(ReleaseError, match=r"CURRENT: (not the name of a release|is empty)"):
         releases.current_version(root)
 
 
@@ -191,8 +191,9 @@ def test_current_that_cannot_be_read(root):
     (root / "CURRENT").write_bytes(b"\xff\xfe")
     with pytest.raises(ReleaseError, match="cannot be read"):
         releases.current_version(root)
-    with pytest.raises(ReleaseError, match="there is no release 'nothing'"):
-        releases.open_release(root, "nothing", verify=False)
+    nobody = "20200101T000000Z-0123456789ab"
+    with pytest.raises(ReleaseError, match=f"there is no release '{nobody}'"):
+        releases.open_release(root, nobody, verify=False)
 
 
 def other_graph(path: Path) -> Graph:

@@ -8,7 +8,8 @@ On disk, below a root,
 ``<version>/fingerprints/``    fingerprints of that graph, where there are any
 ``<version>/release.json``     what the stores are, and that all of them were verified
 ``CURRENT``                    the version that is served, and a newline
-``history.jsonl``              a line for every switch
+``history.jsonl``              a line for every switch (:mod:`router.releases.history`)
+``decisions.jsonl``            a line for every decision whether to publish, refusals too
 =============================  ==============================================================
 
 :mod:`router.publishing` makes them, verified wholly; a release never changes afterwards. So a
@@ -20,10 +21,8 @@ it was made and a digest of its content.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,15 +34,31 @@ from ppr.manifest import MANIFEST, check_files, file_sha256, full_disk_is_an_err
 from router.bundle import store_errors
 from router.encoders import EncoderIdentity
 from router.errors import DataError, ReleaseError
+from router.releases.history import (
+    ANY,
+    Action,
+    Switch,
+    active,
+    check_switch,
+    earlier,
+    rollback_target,
+    rolled_back,
+)
+from router.releases.record import (
+    FINGERPRINTS,
+    GRAPH,
+    MODEL,
+    RECORD,
+    check_name,
+    check_record,
+    is_version,
+    json_object,
+    parse_record,
+)
 
-FORMAT = "fairpath-release"
-VERSION = 1
 CURRENT = "CURRENT"
 HISTORY = "history.jsonl"
-RECORD = "release.json"
-MODEL, GRAPH, FINGERPRINTS = "model", "graph", "fingerprints"
-_VERSION_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
-_DIGEST_LENGTH = 12
+DECISIONS = "decisions.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +105,12 @@ class Release:
         text = self.manifest["feedback_until"]
         return None if text is None else datetime.fromisoformat(text).timestamp()
 
+    @property
+    def erased_until(self) -> datetime | None:
+        """Time up to which erasures of users were carried out in its data; None where none were."""
+        text = self.manifest["erased_until"]
+        return None if text is None else datetime.fromisoformat(text)
+
     def check(self, *, verify: bool) -> None:
         """Compare the stores with the record: manifests and sizes, and with ``verify`` every byte.
 
@@ -134,7 +155,8 @@ def rollback(root: str | Path, to: str | None = None) -> str:
     root
         Folder of all releases.
     to
-        One of :func:`earlier_versions`; by default the last of them.
+        One of :func:`earlier_versions`; by default the last of them. Where ``CURRENT`` cannot be read, that
+        is the one that was in use last.
 
     Raises
     ------
@@ -144,14 +166,10 @@ def rollback(root: str | Path, to: str | None = None) -> str:
         The folder cannot be written.
     """
     folder = Path(root)
-    earlier = earlier_versions(folder)
-    if not earlier:
-        raise ReleaseError(f"{folder}: there is no release before {current_version(folder)}")
-    version = earlier[0] if to is None else to
-    if version not in earlier:
-        raise ReleaseError(f"{folder}: {version!r} is not a release before {current_version(folder)}")
+    current = readable_current(folder)
+    version = rollback_target(str(folder), current, earlier_versions(folder), to)
     open_release(folder, version, verify=True)
-    switch(folder, version, "rollback")
+    switch(folder, version, "rollback", expected=current)
     return version
 
 
@@ -170,8 +188,22 @@ def current_version(root: str | Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ReleaseError(f"{path}: cannot be read ({error})") from None
-    _check_name(text.removesuffix("\n"), path)
-    return text.removesuffix("\n")
+    return parse_current(text, path)
+
+
+def parse_current(text: str, place: object) -> str:
+    """Version that the content of a ``CURRENT`` names; :class:`ReleaseError` where it names none."""
+    if not text.strip():
+        raise ReleaseError(f"{place}: is empty")
+    return check_name(text.removesuffix("\n"), place)
+
+
+def readable_current(root: str | Path) -> str | None:
+    """Version that ``CURRENT`` names; None where it names none or cannot be read."""
+    try:
+        return current_version(root)
+    except ReleaseError:
+        return None
 
 
 def previous_version(root: str | Path) -> str | None:
@@ -185,28 +217,18 @@ def previous_version(root: str | Path) -> str | None:
 def earlier_versions(root: str | Path) -> list[str]:
     """Versions that were active before the current one and are still there, the last one first."""
     folder = Path(root)
-    past = list[str]()
-    for entry in _history(folder):
-        if entry["action"] == "rollback":
-            past = past[: past.index(entry["version"])] if entry["version"] in past else []
-        past = [version for version in past if version != entry["version"]] + [entry["version"]]
-    try:
-        current = current_version(folder)
-    except ReleaseError:
-        current = None
-    if current in past:
-        past = past[: past.index(current)]
-    there = set(versions(folder))
-    return [version for version in reversed(past) if version in there]
+    return earlier(history(folder), readable_current(folder), versions(folder))
+
+
+def rolled_back_from(root: str | Path) -> frozenset[str]:
+    """Versions that an operator rolled back from and did not activate again, there or not."""
+    folder = Path(root)
+    return rolled_back(history(folder), readable_current(folder))
 
 
 def versions(root: str | Path) -> list[str]:
     """Versions of all releases, ascending: by the time at which they were made."""
-    return sorted(
-        path.parent.name
-        for path in Path(root).glob(f"*/{RECORD}")
-        if _VERSION_NAME.fullmatch(path.parent.name)
-    )
+    return sorted(path.parent.name for path in Path(root).glob(f"*/{RECORD}") if is_version(path.parent.name))
 
 
 def open_release(root: str | Path, version: str, *, verify: bool) -> Release:
@@ -228,26 +250,21 @@ def open_release(root: str | Path, version: str, *, verify: bool) -> Release:
         There is no such release, or it is damaged.
     """
     folder = Path(root)
-    _check_name(version, folder)
+    check_name(version, folder)
     path = folder / version / RECORD
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         raise ReleaseError(f"{folder}: there is no release {version!r}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ReleaseError(f"{path}: cannot be read ({error})") from None
+    release = Release(folder, version, parse_record(text, str(path)))
+    check_record(release.manifest, version, str(path))
     try:
-        if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
-            raise ReleaseError(f"{path}: must be of format {FORMAT} {VERSION}")
-        found = content_digest(
-            {name: store["manifest_sha256"] for name, store in manifest["stores"].items()},
-            manifest["feedback_until"],
-        )
-        if manifest["digest"] != found or MODEL not in manifest["stores"] or "verified" not in manifest:
-            raise ReleaseError(f"{path}: the record does not match its digest")
-        release = Release(folder, version, manifest)
         release.check(verify=verify)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ReleaseError):
+            raise
         raise ReleaseError(f"{path}: the record is damaged ({error!r})") from None
     return release
 
@@ -261,55 +278,104 @@ def encoder_of(root: str | Path, version: str) -> EncoderIdentity | None:
         return None
 
 
-def _check_name(version: str, place: Path) -> None:
-    if not _VERSION_NAME.fullmatch(version):
-        raise ReleaseError(f"{place}: not the name of a release: {version[:120]!r}")
-
-
-def content_digest(manifests: dict[str, str], feedback_until: str | None) -> str:
-    """Digest of the content: of the stores' manifests, which hold digests of all files."""
-    text = json.dumps([manifests, feedback_until], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
-
-
-def switch(root: Path, version: str, action: str) -> None:
+def switch(
+    root: Path, version: str, action: Action, *, expected: str | None = ANY, dropped: Collection[str] = ()
+) -> None:
     """Write ``CURRENT`` in one step, then a line of history of what was done; one process at a time.
+
+    Parameters
+    ----------
+    root
+        Folder of all releases.
+    version, action
+        What to switch to, and why.
+    expected
+        Version that must be the current one still; by default any.
+    dropped
+        What the place that is followed was rolled back from.
 
     Raises
     ------
+    ReleaseError
+        The release was removed, or another became the current one meanwhile; nothing was switched.
     ResourceError
         The disk is full or the folder cannot be written.
     """
-    with store_errors(), full_disk_is_an_error(root), _locked(root):
+    with store_errors(), full_disk_is_an_error(root), locked(root):
+        before = readable_current(root)
+        check_switch(str(root), version, before, expected, there=(root / version / RECORD).exists())
         working = root / f".{CURRENT}.new"
         working.write_text(f"{version}\n", encoding="utf-8")
         sync(working)
         working.replace(root / CURRENT)
-        line = {"version": version, "action": action, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        with (root / HISTORY).open("a", encoding="utf-8") as file:
-            file.write(f"\n{json.dumps(line)}")  # on a line of its own, whatever broke off before
-        sync(root / HISTORY)
-        sync(root)
+        known = tuple(sorted(set(dropped) & set(active(history(root)))))
+        _append(root / HISTORY, Switch(version, action, _now(), before, known).to_text())
+
+
+def record_decision(root: str | Path, version: str | None, decision: Mapping[str, Any]) -> None:
+    """Keep a decision whether to publish, and what was published; the same again in a row is kept once.
+
+    Raises
+    ------
+    ParameterError
+        The decision is not a JSON object.
+    ResourceError
+        The disk is full or the folder cannot be written.
+    """
+    folder = Path(root)
+    line = {"version": version, "decision": json_object("decision", decision)}
+    with store_errors(), full_disk_is_an_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            last = next(iter(decisions(folder)[-1:]), {})
+            if {name: last.get(name) for name in line} != line:
+                _append(folder / DECISIONS, json.dumps({"at": _now(), **line}))
+
+
+def record_refusal(root: str | Path, decision: Mapping[str, Any]) -> None:
+    """Keep a decision not to publish; errors are those of :func:`record_decision`."""
+    record_decision(root, None, decision)
+
+
+def decisions(root: str | Path) -> list[dict[str, Any]]:
+    """Decisions that were kept, oldest first: ``at``, ``version`` (None for a refusal), ``decision``."""
+    entries = []
+    for line in _lines(Path(root) / DECISIONS):
+        try:
+            entry = json.loads(line)
+            entries.append({name: entry[name] for name in ("at", "version", "decision")})
+        except (ValueError, KeyError, TypeError):
+            continue  # it was not written to its end
+    return entries
+
+
+def history(root: Path) -> list[Switch]:
+    """Switches, oldest first; a line that was not written to its end is left out."""
+    found = (Switch.from_text(line) for line in _lines(root / HISTORY))
+    return [entry for entry in found if entry is not None]
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
+    """Hold the lock of whoever switches or removes releases of a folder."""
     with (root / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _history(root: Path) -> list[dict[str, str]]:
-    """Entries of the history, oldest first; a line that was not written to its end is left out."""
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}")  # on a line of its own, whatever broke off before
+    sync(path)
+    sync(path.parent)
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = (root / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines()
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    entries = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            entries.append({"version": str(entry["version"]), "action": str(entry["action"])})
-        except (ValueError, KeyError, TypeError):
-            continue
-    return entries
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
