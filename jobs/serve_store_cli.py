@@ -16,6 +16,7 @@ from typer import Argument, Option
 from jobs import options as opt
 from jobs.command import print_result, settings_for, utc
 from jobs.errors import ConfigurationError
+from ppr.errors import MissingDataError
 
 if TYPE_CHECKING:
     from router.service.store import ApiKey, Store
@@ -41,10 +42,14 @@ KeyId = Annotated[str, Argument(metavar="KEY_ID", help="Id of the key, as 'keys 
 Since = Annotated[
     datetime | None,
     Option(
-        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"],
+        formats=opt.TIMES,
         help="Feedback received since then only; UTC where no zone is given.",
     ),
 ]
+Until = Annotated[
+    datetime | None, Option(formats=opt.TIMES, help="Feedback received before then only; UTC likewise.")
+]
+OlderThan = Annotated[float, Option("--older-than", metavar="DAYS", help="Age in days, at least 1.")]
 
 keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
 feedback = typer.Typer(help="What users told the service.", no_args_is_help=True)
@@ -64,7 +69,7 @@ def create(
     """Make a key and print its token, which cannot be had again."""
     if expires_days is not None and not 0 < expires_days < float("inf"):
         raise ConfigurationError(f"'--expires-days' must be positive and finite (got {expires_days})")
-    with _opened(store, log_level, log_format) as opened:
+    with opened_store(store, log_level, log_format) as opened:
         key, token = opened.create_key(
             name,
             scope,
@@ -78,7 +83,7 @@ def create(
 @keys.command("list")
 def list_keys(store: StoreUrl, log_level: opt.LogLevel = None, log_format: opt.LogFormat = None) -> None:
     """List all keys, the revoked ones too; their tokens are not kept."""
-    with _opened(store, log_level, log_format) as opened:
+    with existing_store(store, log_level, log_format) as opened:
         there = opened.keys()
     print_result({"keys": [_described(key) for key in there]})
 
@@ -88,15 +93,10 @@ def revoke(
     store: StoreUrl, key_id: KeyId, log_level: opt.LogLevel = None, log_format: opt.LogFormat = None
 ) -> None:
     """Revoke a key for good."""
-    with _opened(store, log_level, log_format) as opened:
+    with existing_store(store, log_level, log_format) as opened:
         if not opened.revoke_key(key_id):
             raise ConfigurationError(f"'KEY_ID' must be that of a key that is not revoked (got {key_id!r})")
     print_result({"key_id": key_id, "revoked": True})
-
-
-@feedback.callback()
-def _feedback() -> None:
-    """Keep ``export`` a subcommand, though it is the only one."""
 
 
 @feedback.command()
@@ -104,17 +104,23 @@ def export(
     store: StoreUrl,
     out: opt.OutPath,
     since: Since = None,
+    until: Until = None,
     releases: Releases = None,
     log_level: opt.LogLevel = None,
     log_format: opt.LogFormat = None,
 ) -> None:
-    """Write choices, interactions and judgements as the tables that train-router and build-graph read."""
-    with _opened(store, log_level, log_format) as opened:
+    """Write choices, interactions and judgements as the tables that train-router and build-graph read.
+
+    A model that learned from them is published with the times that are printed: 'publish --feedback-until
+    TIME --erased-until TIME'.
+    """
+    with existing_store(store, log_level, log_format) as opened:
         from router.releases import encoder_of
 
         exported = opened.export(
             out,
             since=None if since is None else utc(since).timestamp(),
+            until=None if until is None else utc(until).timestamp(),
             encoder_of=lambda version: None if releases is None else encoder_of(releases, version),
         )
     if exported.n_queries and exported.encoder is None:
@@ -131,19 +137,52 @@ def export(
             "judgements": exported.n_judgements,
             "left_out": exported.left_out,
             "encoder": None if exported.encoder is None else exported.encoder.to_json(),
-            "feedback_until": _iso(exported.feedback_until, "microseconds"),
+            "feedback_until": iso(exported.feedback_until, "microseconds"),
+            "erased_until": iso(exported.erased_until, "microseconds"),
         }
     )
 
 
+@feedback.command()
+def prune(
+    store: StoreUrl,
+    older_than: OlderThan,
+    log_level: opt.LogLevel = None,
+    log_format: opt.LogFormat = None,
+) -> None:
+    """Remove decisions that nobody judged, sessions and reservations of before, beside a running service.
+
+    Feedback stays, with the decisions that it is about. Feedback on a decision that is gone is refused.
+    """
+    if not 1 <= older_than < float("inf"):
+        raise ConfigurationError(f"'--older-than' must be finite, at least 1 (got {older_than:g})")
+    with existing_store(store, log_level, log_format) as opened:
+        removed = opened.prune(older_than * _DAY_S, tell=_tell_removed)
+    print_result({"removed": removed})
+
+
 @contextmanager
-def _opened(url: str, log_level: str | None, log_format: str | None) -> Iterator[Store]:
+def opened_store(url: str, log_level: str | None, log_format: str | None) -> Iterator[Store]:
     """The store, with the logs configured."""
     settings_for({"log.level": log_level, "log.format": log_format})
     from router.service.store import open_store
 
     with open_store(url) as store:
         yield store
+
+
+@contextmanager
+def existing_store(url: str, log_level: str | None, log_format: str | None) -> Iterator[Store]:
+    """A store that is there: a misspelt one would be made, and found empty."""
+    path = url.removeprefix("sqlite:///").partition("?")[0]
+    if url.startswith("sqlite:///") and path and not Path(path).exists():
+        raise MissingDataError(f"{path}: there is no store")
+    with opened_store(url, log_level, log_format) as store:
+        yield store
+
+
+def _tell_removed(table: str, n_rows: int) -> None:
+    structlog.get_logger().debug("removed", table=table, rows=n_rows)
 
 
 def _described(key: ApiKey) -> dict[str, Any]:
@@ -156,11 +195,11 @@ def _described(key: ApiKey) -> dict[str, Any]:
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "budget_usd": key.budget_usd,
         "requests_per_minute": key.requests_per_minute,
-        "created_at": _iso(key.created_at),
-        "expires_at": _iso(key.expires_at),
-        "revoked_at": _iso(key.revoked_at),
+        "created_at": iso(key.created_at),
+        "expires_at": iso(key.expires_at),
+        "revoked_at": iso(key.revoked_at),
     }
 
 
-def _iso(unix_s: float | None, precision: str = "seconds") -> str | None:
+def iso(unix_s: float | None, precision: str = "seconds") -> str | None:
     return None if unix_s is None else datetime.fromtimestamp(unix_s, UTC).isoformat(timespec=precision)

@@ -193,6 +193,14 @@ class MiniLmEncoder:
         return unit_vectors(vectors)
 
 
+def encoder_name(wanted: str) -> str:
+    """Name of an encoder; ``auto`` is MiniLM where its packages are installed, else hashed words."""
+    if wanted != "auto":
+        return wanted
+    packages = {*_MINILM_PACKAGES, *(package for package, _ in _MINILM_FILES.values())}
+    return MINILM if all(find_spec(name) for name in packages) else HASHING
+
+
 def open_encoder(wanted: str | EncoderIdentity = MINILM) -> Encoder:
     """Open an encoder.
 

@@ -123,8 +123,11 @@ class Scorer:
             self.population = self._users_of(infer(self._tastes, self._base[:1], _no_choices(), 1))[0]
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise BundleError(f"{bundle.path}: not a bundle that can score ({error!r})") from None
-        # Both users of every question side by side; the first column is written anew each time.
-        self._population_vector = self.population.vector[:, None]
+        # What a query's factors and bias are multiplied by; a user's spread and vector are written over it.
+        d = self.population.vector.size
+        self._columns = np.zeros((d + 1, d + 2), dtype=np.float32)
+        self._columns[d, d:] = 1.0
+        self._columns[:d, -1] = self.population.vector
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> Scorer:
@@ -143,7 +146,8 @@ class Scorer:
         self._query_pairs = self.bundle.embeddings[QUERY].reshape(-1, *self._base.shape[1:])
         self._query_tasks: Ints = self.bundle.arrays["query_tasks"]
         self._tastes = Tastes(*(weights[f"taste.{name}"] for name in ("log_shares", "centres", "log_sds")))
-        self._lower = np.tril_indices(self._tastes.centres.shape[1])
+        d = self._tastes.centres.shape[1]
+        self._lower = np.ravel_multi_index(np.tril_indices(d), (d, d))
         self._expected = np.where(
             weights["expected.known"], weights["expected.values"], np.float32(np.nan)
         ).astype(np.float32)
@@ -217,10 +221,14 @@ class Scorer:
         row = self.bundle.row(USER, key)
         if row < 0:
             row = int(self.bundle.rows(USER, [key])[0])  # which says what is wrong
+        return self.user_at(row)
+
+    def user_at(self, row: int) -> User:
+        """What is believed of the user in a row of the bundle."""
         d = self._tastes.centres.shape[1]
-        spread = np.zeros((d, d), dtype=np.float32)
+        spread = np.zeros(d * d, dtype=np.float32)
         spread[self._lower] = self.bundle.embeddings["user.spread"][row]
-        return User(np.array(self.bundle.embeddings[USER][row]), spread)
+        return User(self.bundle.embeddings[USER][row].copy(), spread.reshape(d, d))
 
     def user_from_events(
         self,
@@ -370,9 +378,12 @@ class Scorer:
             The embedding has another length.
         """
         pairs, row, source = self._pairs(query_embedding, task, query)
-        v = pairs[:, :-1]
-        logits = v @ np.concatenate((user.vector[:, None], self._population_vector), axis=1) + pairs[:, -1:]
-        deviations = v @ user.spread
+        d = user.vector.size
+        columns = self._columns.copy()
+        columns[:d, :d] = user.spread
+        columns[:d, d] = user.vector
+        found = pairs @ columns  # one product: a call takes longer than its numbers
+        deviations, logits = found[:, :d], found[:, d:]
         if candidates is not None or self._any_unknown:
             logits[self._left_out(candidates)] = np.nan
         quality, cost_usd, latency_ms = self._expected[:, row]

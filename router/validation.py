@@ -30,16 +30,25 @@ def foreseen(logits: NDArray[np.floating], choices: Choices) -> dict[str, float]
     choices
         What was chosen.
     """
-    x = logits.astype(np.float64)
-    if choices.offered is not None:
-        x = np.where(choices.offered, x, -np.inf)
-    x = x - x.max(axis=1, keepdims=True)
-    log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
-    rows = np.arange(len(choices))
+    x = on_offer(logits, choices)
     return {
-        "log_likelihood": float(log_p[rows, choices.llms].mean()),
+        "log_likelihood": float(log_likelihoods(logits, choices).mean()),
         "accuracy": float((x.argmax(axis=1) == choices.llms).mean()),
     }
+
+
+def on_offer(logits: NDArray[np.floating], choices: Choices) -> Doubles:
+    """Logits of the LLMs on offer, float64 [n, m]; -inf for the others."""
+    x = logits.astype(np.float64)
+    return x if choices.offered is None else np.where(choices.offered, x, -np.inf)
+
+
+def log_likelihoods(logits: NDArray[np.floating], choices: Choices) -> Doubles:
+    """Log-likelihood of each choice among the LLMs on offer (nats), float64 [n]."""
+    x = on_offer(logits, choices)
+    x = x - x.max(axis=1, keepdims=True)
+    log_p: Doubles = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+    return log_p[np.arange(len(choices)), choices.llms]
 
 
 def validate(data: ChoiceData, held_out: Choices, logits: Floats) -> dict[str, Any]:
@@ -58,13 +67,13 @@ def validate(data: ChoiceData, held_out: Choices, logits: Floats) -> dict[str, A
         "events": len(held_out),
         **foreseen(logits, held_out),
         "baselines": {
-            name: foreseen(np.log(shares), held_out) for name, shares in _baselines(data, held_out).items()
+            name: foreseen(np.log(shares), held_out) for name, shares in baselines(data, held_out).items()
         },
     }
 
 
-def _baselines(data: ChoiceData, held_out: Choices) -> dict[str, Doubles]:
-    """Shares of the LLMs, [n, m]: the same for all, by task, and of the user in the task."""
+def baselines(data: ChoiceData, held_out: Choices) -> dict[str, Doubles]:
+    """Shares of the LLMs, [n, m]: ``popularity`` the same for all, by ``task``, and ``user_task``."""
     choices, m, t = data.choices, data.n_llms, data.n_tasks
     tasks = data.tasks[choices.queries]
     of_all = np.bincount(choices.llms, minlength=m) + 1.0

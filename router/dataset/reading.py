@@ -40,8 +40,8 @@ from router.dataset.events import STREAM_BYTES, Events, read_events
 from router.dataset.links import Links, read_links
 from router.dataset.llms import read_llms
 from router.dataset.profiles import fit_coding
-from router.dataset.queries import Queries, Tasks, describe_queries, encoder_name
-from router.encoders import EncoderIdentity
+from router.dataset.queries import Queries, Tasks, describe_queries
+from router.encoders import EncoderIdentity, encoder_name
 from router.errors import BundleError, DataError, MissingDataError, ParameterError
 from router.persona.data import ChoiceData, Choices, Floats, Ints
 from router.policy import Catalogue

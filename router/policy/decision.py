@@ -96,11 +96,16 @@ class Decision:
 
         0 for LLMs left out, float64 [m].
         """
-        logits = self.scores[self.ranking]
+        logits = self._ranked_scores
         odds = np.exp(logits - logits.max())
         chances = np.zeros(len(self.scores))
         chances[self.ranking] = odds / odds.sum()
         return chances
+
+    @cached_property
+    def _ranked_scores(self) -> NDArray[np.float64]:
+        """Scores of the candidates in the order of the ranking, float64 [n]."""
+        return self.scores[self.ranking]
 
     def left_out(self) -> dict[str, list[str]]:
         """Reasons for which LLMs were left out, by name."""
@@ -148,7 +153,7 @@ class Decision:
                 f"{name} stays ({self._said(self.chosen)}); the best of {n} candidates, "
                 f"{self.catalogue.names[best]} ({self._said(best)}), is not clearly better"
             )
-        if self.scores[self.chosen] < self.scores[self.ranking].max():
+        if self.values is not self.scores and self.scores[self.chosen] < self._ranked_scores.max():
             cost = f"{self.cost_usd[self.chosen]:.3g} USD"
             return f"{name} is the best of {n} candidates for its price ({self._said(self.chosen)}, {cost})"
         runner_up = int(self.ranking[1])
@@ -170,17 +175,20 @@ class Decision:
         """What knowledge of the user did to the score, and to the order."""
         if self.base_scores is None or len(self.ranking) == 1:
             return ""
-        moved = self.scores[self.ranking] - self.base_scores[self.ranking]
+        unpersonal = self.base_scores[self.ranking]
+        moved = self._ranked_scores - unpersonal
         total = np.abs(moved).sum()
         if total == 0 or not math.isfinite(total):
             return ""
-        base = self.base_scores[self.chosen]
+        base = self.base_scores.item(self.chosen)
         number = f"{base:.2f}"
         if self.choice_logits:
-            ahead = np.minimum(self.base_scores[self.ranking] - base, _LARGEST_LOG)
-            number = f"{100 / np.exp(ahead).sum():.0f} %"
+            ahead = np.minimum(unpersonal - base, _LARGEST_LOG)
+            number = f"{100 / np.exp(ahead).sum().item():.0f} %"
         text = f"; for an unknown user {number}"
-        leader = int(self.ranking[(self.values[self.ranking] - moved).argmax()])
+        if self.values is not self.scores:
+            unpersonal = self.values[self.ranking] - moved
+        leader = int(self.ranking[unpersonal.argmax()])
         if leader != self.chosen:
             text += f", behind {self.catalogue.names[leader]}"
         return text
@@ -308,7 +316,7 @@ class Policy:
         else:
             sds = None if score_sds is None else per_llm("score_sds", score_sds, n_llms)[ranking]
             propensities[ranking] = ranked = self.exploration.propensities(values[ranking], sds)
-            chosen = int(ranking[self._draw(ranked, rng)])
+            chosen = ranking.item(self._draw(ranked, rng))
         return Decision(
             catalogue=self.catalogue,
             ranking=ranking,
@@ -341,7 +349,7 @@ class Policy:
         excluded = np.zeros(len(self.catalogue), dtype=np.bool_)
         for exclusion in exclusions:
             excluded |= exclusion.excluded
-        candidates = np.flatnonzero(~excluded)
+        candidates = (~excluded).nonzero()[0]
         if not len(candidates):
             reasons = _left_out(self.catalogue, exclusions)
             listed = "; ".join(f"{name} {', '.join(why)}" for name, why in reasons.items())

@@ -18,6 +18,7 @@ from router.service.live import LiveRelease
 from router.service.metrics import Metrics, RequestMetrics
 from router.service.problems import Problem, add_problem_handlers, refusal
 from router.service.routes import chat, operations, page, people, routing, telling
+from router.service.routes.plain import PlainRoutes
 from router.service.schemas import FeedbackRequest, LookalikeRequest, RecommendRequest, RouteRequest
 from router.service.security import SECURITY_SCHEMES
 from router.service.service import open_service
@@ -79,10 +80,19 @@ def create_app(
         docs_url=None,  # FastAPI's would run scripts of another site at this origin
         redoc_url=None,
     )
-    for part in (routing, people, telling, chat, operations):
-        app.include_router(part.routes)
+    parts = [
+        routing.routes,
+        people.plain_routes,
+        people.routes,
+        telling.routes,
+        chat.routes,
+        operations.routes,
+    ]
+    for part in parts:
+        app.include_router(part)
     page.add_page(app)
     add_problem_handlers(app)
+    app.add_middleware(PlainRoutes, [route for part in parts for route in part.routes])
     app.add_middleware(RequestLimits, settings.limits, refusal, untimed={CHAT})
     app.add_middleware(RequestMetrics, metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ it cost and how long it took becomes feedback on its decision, which says nothin
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from anyio import to_thread
 
 from router.errors import RouterError
 from router.policy import Catalogue
+from router.service.breaker import Breaker
 from router.service.budgets import Hold, price_usd
 from router.service.chat_request import ChatRequest
 from router.service.desk import Routed
@@ -28,7 +29,7 @@ from router.service.metrics import Metrics
 from router.service.sessions import Sessions
 from router.service.store import ApiKey, Feedback, Store, new_id
 from router.service.tokens import tokens_of
-from router.service.upstreams import Target, UpstreamError
+from router.service.upstreams import ContextError, Target, UpstreamError
 
 End = Literal["complete", "failed", "abandoned"]
 """How an answer ended: as it should; by the upstream's fault; because the caller went away."""
@@ -41,11 +42,24 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An LLM that did not answer; ``reason`` is that of an upstream's error, or ``budget``."""
+    """An LLM that did not answer.
+
+    Attributes
+    ----------
+    llm
+        Its name.
+    reason
+        That of an upstream's error, or ``budget``, ``resting`` or ``context``.
+    message
+        The same for people.
+    refusal
+        What the upstream said where the prompt is too long for the LLM, else None.
+    """
 
     llm: str
     reason: str
     message: str
+    refusal: ContextError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,21 @@ class Plan:
     routed: Routed | None = None
     session_id: str | None = None
 
+    @property
+    def caller(self) -> tuple[str | None, str | None]:
+        """For whom an LLM may rest: the user of a key."""
+        return caller_of(self.request, self.key)
+
+    def roomier(self, than: str, without: Collection[str]) -> list[str]:
+        """Candidates whose context is larger than an LLM's, or not known, best first; without some."""
+        if self.routed is None:
+            return []
+        contexts, names = self.catalogue.context_tokens, self.catalogue.names
+        least = contexts[self.catalogue.position(than)]
+        ranking = self.routed.decision.ranking
+        larger = ranking[(contexts[ranking] > least) | np.isinf(contexts[ranking])]
+        return [names[i] for i in larger.tolist() if names[i] not in without]
+
     def reserved_usd(self, llm: str, answer_tokens: int) -> float | None:
         """Cost to reserve for an LLM's answers; None if unknown.
 
@@ -95,6 +124,7 @@ class Books:
     store: Store
     sessions: Sessions
     metrics: Metrics
+    breaker: Breaker
 
 
 class Attempt:
@@ -162,6 +192,8 @@ class Attempt:
 
     def failed(self, error: UpstreamError) -> None:
         """Count and log that the upstream did not answer, or not to its end."""
+        if error.counts:
+            self._books.breaker.failed(self.llm, self.plan.caller)
         self._books.metrics.upstream_failed(self._upstream, self.llm, error.reason)
         log.warning(
             "an upstream failed",
@@ -194,6 +226,8 @@ class Attempt:
         if self._closed:
             return
         self._closed = True
+        if end == "complete":
+            self._books.breaker.succeeded(self.llm, self.plan.caller)
         latency_ms = 1e3 * (time.monotonic() - self._started_s)
         tokens = _counted(usage)
         estimated = self.plan.request.prompt_tokens, tokens_of(answer_bytes)
@@ -239,6 +273,11 @@ class Attempt:
                 cost_usd=_decided_usd(routed, self.llm),
             )
         )
+
+
+def caller_of(request: ChatRequest, key: ApiKey | None) -> tuple[str | None, str | None]:
+    """Who asks: the API key, and the user whom it names."""
+    return None if key is None else key.key_id, request.body.user
 
 
 def _decided_usd(routed: Routed, llm: str) -> float | None:

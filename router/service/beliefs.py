@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import anyio
@@ -10,6 +10,7 @@ import structlog
 from anyio import to_thread
 from cachetools import LRUCache
 
+from router.erasure import user_digest
 from router.scorer import Event
 from router.service.serving import Belief, Serving
 from router.service.store import FeedbackStoreError, Store
@@ -110,8 +111,9 @@ class Beliefs:
         kept = self._kept.get(user)
         if kept is not None and kept[0] == serving.version:
             return kept[1]
-        if user not in self._marked and serving.knows(user):
-            known = _Known(serving.belief(user), {})  # a look-up: quicker than a change of threads
+        stored = serving.stored(user) if user not in self._marked else None
+        if stored is not None:
+            known = _Known(stored, {})  # a look-up: quicker than a change of threads
             self._kept[user] = serving.version, known
             return known
         reading = self._reading[user] = object()
@@ -129,6 +131,12 @@ class Beliefs:
         self._marked.add(user)
         self._reading.pop(user, None)
         self._kept.pop(user, None)
+
+    def forget_erased(self, digests: Collection[str]) -> None:
+        """Drop what is kept of users who were erased or readmitted."""
+        for user in {*self._kept, *self._reading}:
+            if user_digest(user) in digests:
+                self.forget(user)
 
     async def refresh(self) -> None:
         """Forget all users whose feedback has changed since the last time; the first time, all with any.

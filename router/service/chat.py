@@ -7,25 +7,37 @@ it a failure ends the stream with an error. What one LLM is asked, answers and c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import anyio
 import orjson
 
+from router.errors import NoCandidateError
 from router.policy import Catalogue
-from router.service.attempts import Attempt, Books, Failure, Plan
+from router.service.attempts import Attempt, Books, Failure, Plan, caller_of
+from router.service.breaker import Breaker
 from router.service.budgets import Budgets, Purse
 from router.service.chat_request import AUTOMATIC, ChatRequest
 from router.service.chat_stream import ChatStream
-from router.service.desk import Ask, Desk
+from router.service.desk import Ask, Desk, Routed
+from router.service.erasures import Erasures
 from router.service.live import LiveRelease
 from router.service.metrics import Metrics
 from router.service.problems import ProblemError
 from router.service.sessions import Sessions
 from router.service.settings import ServiceSettings
 from router.service.store import ApiKey, Store
-from router.service.upstreams import AnswerStream, RefusedError, Target, UpstreamError, Upstreams
+from router.service.upstreams import (
+    AnswerStream,
+    ContextError,
+    RefusedError,
+    Target,
+    UpstreamError,
+    Upstreams,
+)
 
 _T = TypeVar("_T")
 
@@ -37,7 +49,7 @@ class Chat:
     ----------
     settings
         Of the service.
-    desk, live, store, budgets, sessions, metrics
+    desk, live, store, budgets, sessions, erasures, metrics
         Of the service.
     upstreams
         Whom to ask.
@@ -52,6 +64,7 @@ class Chat:
         store: Store,
         budgets: Budgets,
         sessions: Sessions,
+        erasures: Erasures,
         metrics: Metrics,
         upstreams: Upstreams,
     ) -> None:
@@ -61,8 +74,10 @@ class Chat:
         self._metrics = metrics
         self._upstreams = upstreams
         self._sessions = sessions
+        self._erasures = erasures
+        self._breaker = Breaker(settings.breaker)
         self._purse = Purse(budgets, store)
-        self._books = Books(store, self._sessions, metrics)
+        self._books = Books(store, self._sessions, metrics, self._breaker)
 
     def models(self) -> list[dict[str, Any]]:
         """Models as OpenAI lists them; the router's own names first, where there is anything to choose from.
@@ -102,9 +117,11 @@ class Chat:
         ------
         NoCandidateError, UnknownNameError
             No LLM fulfils the demands, or they name one that there is not.
+        ErasedUserError
+            The user was erased.
         ProblemError
-            404: no upstream has the model; 402: no LLM is within the budgets; 502, 504: none answered; 400
-            and the like: an upstream says that the request itself is wrong.
+            404: no upstream has the model; 402: no LLM is within the budgets; 502, 504: none answered; 503:
+            all have failed just before; 400 and the like: an upstream says that the request itself is wrong.
         """
 
         async def ask(target: Target) -> dict[str, Any]:
@@ -133,15 +150,30 @@ class Chat:
     # Whom to ask
 
     async def _plan(self, request: ChatRequest, key: ApiKey | None) -> Plan:
+        self._erasures.check(request.body.user)
         catalogue = self._live.serving.catalogue
         if not request.automatic:
             if request.body.model not in self._upstreams.targets:
                 raise _no_model(f"no upstream has a model {request.body.model!r}")
             return Plan(request, (request.body.model,), catalogue, key)
         session_id = request.session_id(None if key is None else key.key_id)
-        routed = await self._desk.route(await self._ask_of(request, catalogue, session_id), key)
+        ask = await self._ask_of(request, catalogue, session_id)
+        resting = self._breaker.resting(ask.reachable or (), caller_of(request, key))
+        routed = await self._route(ask, resting, key)
         llms = (routed.decision.llm, *routed.decision.fallback_llms)
         return Plan(request, llms, routed.decision.catalogue, key, routed, session_id)
+
+    async def _route(self, ask: Ask, resting: frozenset[str], key: ApiKey | None) -> Routed:
+        """Decision among the LLMs that do not rest or, where none of them will do, among all.
+
+        One that rests then says so itself, when it is asked.
+        """
+        if resting and ask.reachable is not None and (awake := ask.reachable - resting):
+            try:
+                return await self._desk.route(replace(ask, reachable=awake), key)
+            except NoCandidateError:
+                pass
+        return await self._desk.route(ask, key)
 
     async def _ask_of(self, request: ChatRequest, catalogue: Catalogue, session_id: str | None) -> Ask:
         """The chat as a question to the router."""
@@ -173,7 +205,7 @@ class Chat:
         return frozenset(catalogue.names) & self._upstreams.targets.keys()
 
     def _choosable(self, request: ChatRequest, catalogue: Catalogue) -> frozenset[str]:
-        """LLMs of the catalogue that an upstream has; ProblemError 404 where there is none."""
+        """LLMs of the catalogue that an upstream has, or a 404."""
         reachable = self._reachable(catalogue)
         if not reachable:
             raise _no_model(
@@ -185,15 +217,20 @@ class Chat:
     # Asking
 
     async def _ask_in_turn(self, plan: Plan, ask: Callable[[Target], Awaitable[_T]]) -> tuple[Attempt, _T]:
-        """Answer of the first LLM that gives one."""
+        """Answer of the first LLM that gives one; after one whose context was too small, of larger ones."""
         failures: list[Failure] = []
-        for llm, following in zip(plan.llms, (*plan.llms[1:], None), strict=True):
+        waiting = list(plan.llms)
+        while waiting:
+            llm = waiting.pop(0)
             outcome = await self._try(plan, llm, tuple(failures), ask)
             if not isinstance(outcome, Failure):
                 return outcome
             failures.append(outcome)
-            self._metrics.fallback(llm, following, outcome.reason)
-        raise _no_answer(failures)
+            if outcome.refusal is not None:
+                asked = {failure.llm for failure in failures}
+                waiting = plan.roomier(llm, asked)[: self._settings.policy.n_fallbacks]
+            self._metrics.fallback(llm, waiting[0] if waiting else None, outcome.reason)
+        raise self._no_answer(plan, failures)
 
     async def _try(
         self, plan: Plan, llm: str, failures: tuple[Failure, ...], ask: Callable[[Target], Awaitable[_T]]
@@ -204,6 +241,10 @@ class Chat:
         if hold is None:
             why = "has no known price" if usd is None else f"costs about {usd:.3g} USD, more than is left"
             return Failure(llm, "budget", f"{llm!r}: {why}")
+        if not self._breaker.admit(llm, plan.caller):
+            await hold.release()
+            rest_s = self._breaker.rest_s(llm, plan.caller)
+            return Failure(llm, "resting", f"{llm!r}: failed too often, is asked again in {rest_s:.0f} s")
         target = self._upstreams.targets[llm]
         attempt = Attempt(self._books, plan, target, hold, failures)
         try:
@@ -214,9 +255,11 @@ class Chat:
             await (attempt.pay_prompt() if error.charged else hold.release())
             return Failure(llm, error.reason, str(error))
         except RefusedError as error:
+            self._breaker.succeeded(llm, plan.caller)
             await hold.release()
-            fields = {name: error.error[name] for name in ("type", "param", "code")}
-            raise ProblemError(error.status, str(error), fields=fields) from None
+            if isinstance(error, ContextError):
+                return Failure(llm, "context", f"{llm!r}: {error}", error)
+            raise _refused(error) from None
         except anyio.get_cancelled_exc_class():  # the upstream has the prompt, and charges for it
             await attempt.close(None, 0, "abandoned")
             raise
@@ -224,17 +267,30 @@ class Chat:
             await hold.release()
             raise
 
+    def _no_answer(self, plan: Plan, failures: list[Failure]) -> ProblemError:
+        """What to tell where every LLM failed."""
+        told = "; ".join(failure.message for failure in failures)
+        reasons = {failure.reason for failure in failures}
+        refusal = next((failure.refusal for failure in failures if failure.refusal is not None), None)
+        if refusal is not None and reasons <= {"budget", "context", "resting"}:
+            return _refused(refusal)
+        if reasons == {"budget"}:
+            return ProblemError(402, told, fields={"type": "insufficient_quota", "code": "budget_spent"})
+        fields = {"type": "upstream_error"}
+        if reasons <= {"budget", "resting"}:
+            resting = [failure.llm for failure in failures if failure.reason == "resting"]
+            rest_s = min(self._breaker.rest_s(llm, plan.caller) for llm in resting)
+            wait = {"Retry-After": str(max(1, math.ceil(rest_s)))}
+            return ProblemError(503, f"no LLM answered: {told}", headers=wait, fields=fields)
+        status = 504 if reasons <= {"budget", "timeout"} else 502
+        return ProblemError(status, f"no LLM answered: {told}", fields=fields)
+
 
 def _no_model(message: str) -> ProblemError:
     fields = {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
     return ProblemError(404, message, fields=fields)
 
 
-def _no_answer(failures: list[Failure]) -> ProblemError:
-    """What to tell where every LLM failed."""
-    told = "; ".join(failure.message for failure in failures)
-    reasons = {failure.reason for failure in failures}
-    if reasons == {"budget"}:
-        return ProblemError(402, told, fields={"type": "insufficient_quota", "code": "budget_spent"})
-    status = 504 if reasons <= {"budget", "timeout"} else 502
-    return ProblemError(status, f"no LLM answered: {told}", fields={"type": "upstream_error"})
+def _refused(error: RefusedError) -> ProblemError:
+    fields = {name: error.error[name] for name in ("type", "param", "code")}
+    return ProblemError(error.status, str(error), fields=fields)

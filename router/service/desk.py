@@ -24,6 +24,7 @@ from router.scorer import Scores
 from router.service.beliefs import Beliefs
 from router.service.budgets import Budgets, Left
 from router.service.encoding import QueryEncoder
+from router.service.erasures import Erasures
 from router.service.live import LiveRelease
 from router.service.metrics import Metrics
 from router.service.serving import Belief, Serving
@@ -120,7 +121,7 @@ class Desk:
         The release that is served.
     store
         Where decisions are recorded.
-    beliefs, budgets, metrics
+    beliefs, budgets, erasures, metrics
         Of the service.
     encoder
         Of texts; without one, a text is looked up among the known queries only.
@@ -134,6 +135,7 @@ class Desk:
         store: Store,
         beliefs: Beliefs,
         budgets: Budgets,
+        erasures: Erasures,
         metrics: Metrics,
         encoder: QueryEncoder | None,
     ) -> None:
@@ -142,6 +144,7 @@ class Desk:
         self._store = store
         self._beliefs = beliefs
         self._budgets = budgets
+        self._erasures = erasures
         self._metrics = metrics
         self._encoder = encoder
         self._exploration = _exploration(settings.policy)
@@ -168,9 +171,12 @@ class Desk:
             No LLM fulfils the demands; BudgetSpentError where only budgets of user and key are in the way.
         UnknownNameError, ParameterError, DataError
             A name or a value of the question is not one of the release's.
+        ErasedUserError
+            The user was erased.
         FeedbackStoreError
             The store cannot be read.
         """
+        self._erasures.check(ask.user)
         now = time.time() if now is None else now
         serving = self._live.serving
         embedding = ask.embedding

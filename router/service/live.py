@@ -39,6 +39,9 @@ class LiveRelease:
         Called after a switch with the version before, or None, and the new one.
     on_refused
         Called with a version, or None where none could be read, and the reason why it is not served.
+    hides
+        Whether a release must not tell that it knows a user; called with the key and the time up to which the
+        release has heard of erasures, or None.
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class LiveRelease:
         poll_s: float = 0.5,
         on_switch: Callable[[str | None, str], None] | None = None,
         on_refused: Callable[[str | None, str], None] | None = None,
+        hides: Callable[[str, float | None], bool] = lambda *_: False,
     ) -> None:
         self._root = Path(root)
         self._encoder = encoder
         self._poll_s = poll_s
         self._on_switch = on_switch
         self._on_refused = on_refused
+        self._hides = hides
         self._serving: Serving | None = None
         self._refused: tuple[str | None, str] | None = None
         self._refused_at = 0.0
@@ -188,7 +193,8 @@ class LiveRelease:
         return None, reasons
 
     def _open(self, version: str, *, verify: bool) -> Serving:
-        serving = Serving.open(releases.open_release(self._root, version, verify=False), verify=verify)
+        release = releases.open_release(self._root, version, verify=False)
+        serving = Serving.open(release, verify=verify, hides=self._hides)
         if self._encoder is not None and serving.scorer.encoder != self._encoder:
             raise BundleError(
                 f"release {version}: made with encoder {serving.scorer.encoder}, cannot be used with "

@@ -31,7 +31,12 @@ from router.errors import (
     ResourceError,
     RouterError,
 )
-from router.service.store import IdempotencyConflictError, StoreBusyError, UnknownDecisionError
+from router.service.store import (
+    ErasedUserError,
+    IdempotencyConflictError,
+    StoreBusyError,
+    UnknownDecisionError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 OPENAI_PATHS = ("/v1/chat", "/v1/models")
@@ -46,6 +51,7 @@ _TITLES = {
     405: "The method is not allowed here",
     408: "The body took too long",
     409: "This conflicts with what is there",
+    410: "The user was erased on request",
     413: "The request is too large",
     415: "The body is not JSON",
     422: "The request breaks a rule",
@@ -60,7 +66,9 @@ _OPENAI_TYPES = {
     403: "permission_error",
     429: "rate_limit_error",
 }
-_OPENAI_CODES = {402: "budget_spent"}
+_OPENAI_CODES = {402: "budget_spent", 410: "user_erased"}
+USER_ERASED = "urn:fairpath:user-erased"
+"""Type of the problem of whoever names a user who was erased."""
 
 
 class Problem(BaseModel):
@@ -77,7 +85,7 @@ class Problem(BaseModel):
         }
     )
 
-    type: str = Field(default="about:blank", description="kind of problem")
+    type: str = Field(default="about:blank", description=f"kind of problem; {USER_ERASED} has its own")
     title: str = Field(description="the status in words")
     status: int = Field(description="HTTP status")
     detail: str = Field(description="what is wrong here: place, rule and value")
@@ -142,6 +150,7 @@ _CANNOT_ANSWER = "the service cannot answer this now; its log says why. Try agai
 # The first that fits: some data is the operator's, not the request's.
 _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (UnknownDecisionError, 404),
+    (ErasedUserError, 410),
     (IdempotencyConflictError, 409),
     (NotInReleaseError, 404),
     (ReleaseError, 409),
@@ -169,7 +178,7 @@ def problem_response(path: str, problem: ProblemError) -> Response:
         content = orjson.dumps({"error": error})
         return Response(content, problem.status, problem.headers, "application/json")
     body = {
-        "type": "about:blank",
+        "type": USER_ERASED if problem.status == 410 else "about:blank",
         "title": _TITLES.get(problem.status, "Something is wrong"),
         "status": problem.status,
         "detail": problem.detail,
@@ -184,7 +193,9 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         problem = problem_of(error)
         if problem is None:
-            structlog.get_logger().error("a request failed", path=request.url.path, exc_info=error)
+            # Its path may name a user, who may have been erased.
+            route = getattr(request.scope.get("route"), "path", "none")
+            structlog.get_logger().error("a request failed", route=route, exc_info=error)
             problem = ProblemError(500, "a defect of the service; its log says more")
         return problem_response(request.url.path, problem)
 

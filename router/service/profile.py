@@ -167,11 +167,10 @@ class Profile:
 def describe(serving: Serving, user: str, belief: Belief) -> Profile:
     """Profile of a user of whom something is believed."""
     scorer, graph = serving.scorer, serving.surroundings
-    around: dict[str, dict[Any, float]] = {}
-    if graph is not None and (key := serving.graph_key(user)) is not None:
-        around = graph.of(key)
+    around = serving.in_graph(user)
     items = _heaviest(around.get("items", {}), _SHOWN)
-    near_users = _heaviest(around.get("near", {}), _SHOWN)
+    near = {key: weight for key, weight in around.get("near", {}).items() if not serving.hides(str(key))}
+    near_users = _heaviest(near, _SHOWN)
     own = around.get("items", {}).keys()
     near_items = _heaviest({k: w for k, w in around.get("near_items", {}).items() if k not in own}, _SHOWN)
     neighborhood = Neighborhood((), ())

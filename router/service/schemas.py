@@ -14,7 +14,7 @@ from router.errors import ParameterError
 from router.service.serving import Source  # at run time: pydantic reads it
 
 _MAX_NAMES = 1000
-_MAX_NUMBERS = 16_384
+MAX_NUMBERS = 16_384
 # No control characters: databases do not keep NUL, and none belongs in a name.
 Name = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Names = Annotated[list[Name], Field(max_length=_MAX_NAMES)]
@@ -24,7 +24,7 @@ Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
 Tokens = Annotated[int, Field(ge=0, le=10**9)]
 Interactions = Annotated[dict[Name, Weight], Field(max_length=_MAX_NAMES)]
 Attributes = Annotated[dict[Name, str | bool | float], Field(max_length=100)]
-Embedding = Annotated[list[float], Field(min_length=1, max_length=_MAX_NUMBERS)]
+Embedding = Annotated[list[float], Field(min_length=1, max_length=MAX_NUMBERS)]
 Length = Annotated[int, Field(ge=1, le=1000)]
 
 
@@ -261,6 +261,33 @@ class LookalikeAnswer(_Answer):
 
     release: str
     users: list[RankedUser]
+
+
+class ErasedAnswer(_Answer):
+    """A user is forgotten."""
+
+    model_config = _example(
+        requested_at=1764000000.25,
+        known=True,
+        deleted={"decisions": 12, "feedback": 3, "sessions": 1, "spending": 2, "reservations": 0},
+        in_release=True,
+        swept=True,
+    )
+
+    requested_at: float = Field(description="when, in seconds since 1970; the first time, where asked again")
+    known: bool = Field(
+        description="whether anything was there of the user, in the store or the release, or an erasure of "
+        "before; else the name may be misspelt"
+    )
+    deleted: dict[str, int] = Field(description="rows deleted, by table of the store")
+    in_release: bool = Field(
+        description="whether the release that is served still has the user, hidden until the next one is made"
+    )
+    swept: bool = Field(
+        description="whether all is deleted already; else the service goes on with it: there were many "
+        "decisions, or somebody reads the store, whose files hold parts of them until then. Nothing of it is "
+        "answered or exported meanwhile"
+    )
 
 
 class FeedbackRequest(_Body):

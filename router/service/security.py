@@ -1,7 +1,8 @@
 """Who may do what: API keys, their scopes, and rate limits.
 
 A key is sent as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. Keys that were found are remembered for
-a second, so that a request costs no look-up and a revoked key is refused a second later.
+a second, so that a request costs no look-up and a revoked key is refused a second later. A key in use is
+looked up again before the second is over, while requests go on: else all of them would wait, each second.
 
 While a service needs no key, its only protection is that this machine alone reaches it, which any page in a
 browser on this machine does too. So requests without a key must be of this machine by their ``Host`` (a name
@@ -10,6 +11,7 @@ that another's DNS points here is not) and, by ``Origin`` and ``Sec-Fetch-Site``
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -18,14 +20,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from anyio import to_thread
-from cachetools import TTLCache
+from cachetools import LRUCache
 from fastapi import Request
 
 from router.service.problems import ProblemError
 from router.service.settings import ServiceSettings, is_loopback
-from router.service.store import TOKEN_PREFIX, ApiKey, Scope, Store
+from router.service.store import TOKEN_PREFIX, ApiKey, FeedbackStoreError, Scope, Store
 
-_REMEMBERED_S = 1.0
+_REMEMBERED_S, _FRESH_S = 1.0, 0.5
 _REMEMBERED_KEYS = 10_000
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 MOST_WITHOUT_READ = 100
@@ -47,7 +49,8 @@ class Gate:
     def __init__(self, settings: ServiceSettings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._found: TTLCache[bytes, ApiKey | None] = TTLCache(_REMEMBERED_KEYS, _REMEMBERED_S)
+        self._found: LRUCache[bytes, tuple[ApiKey | None, float]] = LRUCache(_REMEMBERED_KEYS)
+        self._looking: dict[bytes, asyncio.Task[None]] = {}
         self._open_until = 0.0
 
     async def admit(self, request: Request, scopes: tuple[Scope, ...]) -> ApiKey | None:
@@ -82,15 +85,32 @@ class Gate:
         if not token or self._settings.auth == "off":
             return None
         digest = sha256(token.encode(errors="replace")).digest()
-        try:
-            key = self._found[digest]
-        except KeyError:
-            key = self._found[digest] = await to_thread.run_sync(self._store.find_key, token)
+        key, found_at = self._found.get(digest, (None, -math.inf))
+        age_s = time.monotonic() - found_at
+        if age_s >= _REMEMBERED_S:
+            key = await self._look_up(digest, token)
+        elif age_s >= _FRESH_S and digest not in self._looking:
+            self._looking[digest] = asyncio.create_task(self._look_again(digest, token))
         if key is None:
             if not token.startswith(TOKEN_PREFIX) and await self._is_open():
                 return None
             raise ProblemError(401, "the API key is unknown, expired or revoked", headers=_CHALLENGE)
         return key
+
+    async def _look_up(self, digest: bytes, token: str) -> ApiKey | None:
+        """Key of a token as the store has it, which is remembered from the beginning of the look-up."""
+        begin = time.monotonic()
+        key = await to_thread.run_sync(self._store.find_key, token)
+        self._found[digest] = key, begin
+        return key
+
+    async def _look_again(self, digest: bytes, token: str) -> None:
+        try:
+            await self._look_up(digest, token)
+        except FeedbackStoreError:  # a request that has to wait for the key says so
+            pass
+        finally:
+            del self._looking[digest]
 
     async def _is_open(self) -> bool:
         """Whether requests need no key."""

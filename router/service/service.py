@@ -19,6 +19,7 @@ from router.service.budgets import Budgets
 from router.service.chat import Chat
 from router.service.desk import Desk
 from router.service.encoding import QueryEncoder, open_query_encoder
+from router.service.erasures import Erasures
 from router.service.live import LiveRelease
 from router.service.metrics import Metrics
 from router.service.security import Gate
@@ -39,7 +40,7 @@ class Service:
         What it was made from.
     store, live, encoder
         Feedback, release, and what encodes texts, if anything does.
-    beliefs, budgets, sessions, gate, metrics, desk, chat
+    beliefs, erasures, budgets, sessions, gate, metrics, desk, chat
         What the endpoints share.
     """
 
@@ -48,6 +49,7 @@ class Service:
     live: LiveRelease
     encoder: QueryEncoder | None
     beliefs: Beliefs
+    erasures: Erasures
     budgets: Budgets
     sessions: Sessions
     gate: Gate
@@ -101,12 +103,14 @@ async def open_service(
         if settings.encoder.kind != "none":
             texts = await to_thread.run_sync(open_query_encoder, settings.encoder, encoder)
             stack.callback(texts.close)
-        if live is None:
-            live = _follow(settings, metrics, encoder)
-            await to_thread.run_sync(live.start)
-            stack.push_async_callback(to_thread.run_sync, live.stop)
         beliefs = Beliefs(store, entries=settings.belief_entries)
         await beliefs.refresh()
+        erasures = Erasures(store, beliefs.forget_erased)
+        await erasures.refresh()
+        if live is None:
+            live = _follow(settings, metrics, encoder, erasures)
+            await to_thread.run_sync(live.start)
+            stack.push_async_callback(to_thread.run_sync, live.stop)
         budgets = Budgets(settings.budgets, store)
         desk = Desk(
             settings,
@@ -114,6 +118,7 @@ async def open_service(
             store=store,
             beliefs=beliefs,
             budgets=budgets,
+            erasures=erasures,
             metrics=metrics,
             encoder=texts,
         )
@@ -132,6 +137,7 @@ async def open_service(
             store=store,
             budgets=budgets,
             sessions=sessions,
+            erasures=erasures,
             metrics=metrics,
             upstreams=upstreams,
         )
@@ -142,6 +148,7 @@ async def open_service(
             live=live,
             encoder=texts,
             beliefs=beliefs,
+            erasures=erasures,
             budgets=budgets,
             sessions=sessions,
             gate=Gate(settings, store),
@@ -151,6 +158,7 @@ async def open_service(
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(beliefs.follow)
+            tasks.start_soon(erasures.follow)
             yield service
             tasks.cancel_scope.cancel()
 
@@ -212,7 +220,9 @@ def _tell_unknown(upstreams: Upstreams, live: LiveRelease) -> None:
         )
 
 
-def _follow(settings: ServiceSettings, metrics: Metrics, encoder: EncoderIdentity) -> LiveRelease:
+def _follow(
+    settings: ServiceSettings, metrics: Metrics, encoder: EncoderIdentity, erasures: Erasures
+) -> LiveRelease:
     log = structlog.get_logger()
 
     def switched(before: str | None, version: str) -> None:
@@ -230,4 +240,5 @@ def _follow(settings: ServiceSettings, metrics: Metrics, encoder: EncoderIdentit
         poll_s=settings.poll_s,
         on_switch=switched,
         on_refused=refused,
+        hides=erasures.hides,
     )

@@ -6,7 +6,7 @@ Keys of users and items are strings here; a release whose keys are integers is a
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +44,7 @@ Source = Literal[
     "population",
 ]
 Ranked = list[tuple[str, float]]
+Hides = Callable[[str, float | None], bool]
 _TOP_K = 50  # near users and items, as training takes them unless told otherwise
 
 
@@ -86,10 +87,17 @@ class Serving:
         Its model.
     surroundings
         Its graph and fingerprints, or None.
+    hides
+        Whether it must not tell that it knows a user; see :meth:`hides`.
     """
 
-    def __init__(self, release: Release, scorer: Scorer, surroundings: Surroundings | None) -> None:
+    def __init__(
+        self, release: Release, scorer: Scorer, surroundings: Surroundings | None, hides: Hides
+    ) -> None:
         self.release = release
+        until = release.erased_until
+        self._hides = hides
+        self._erased_until = None if until is None else until.timestamp()
         self.version = release.version
         self.scorer = scorer
         self.surroundings = surroundings
@@ -100,7 +108,7 @@ class Serving:
         """LLM that the population prefers on average."""
 
     @classmethod
-    def open(cls, release: Release, *, verify: bool) -> Serving:
+    def open(cls, release: Release, *, verify: bool, hides: Hides = lambda *_: False) -> Serving:
         """Open a release.
 
         Parameters
@@ -109,6 +117,9 @@ class Serving:
             From :func:`router.releases.open_release`.
         verify
             Compare every byte with the record of the release, not only sizes.
+        hides
+            Whether it must not tell that it knows a user, from the key and :attr:`Release.erased_until`, Unix
+            seconds.
 
         Raises
         ------
@@ -126,7 +137,7 @@ class Serving:
                     store = FingerprintStore.open(release.fingerprints, graph=graph, verify=False)
                 top_k = int(bundle.parameters.get("training", {}).get("top_k", _TOP_K))
                 surroundings = Surroundings(graph, store, top_k)
-            return cls(release, Scorer(bundle), surroundings)
+            return cls(release, Scorer(bundle), surroundings, hides)
         except (RouterError, ppr_errors.PprError, ValueError, OSError) as error:
             raise ReleaseError(f"{release.path}: cannot be served ({error})") from error
 
@@ -170,10 +181,30 @@ class Serving:
         return self.release.feedback_until
 
     def knows(self, user: str) -> bool:
-        """Whether the release knows a user."""
+        """Whether the release knows a user, who is not hidden."""
         return self._key(USER, user) is not None
 
+    def hides(self, user: str) -> bool:
+        """Whether to answer as if the release did not know a user, and to name it to nobody.
+
+        Of those who were erased after it was made, readmitted or not.
+        """
+        return self._hides(user, self._erased_until)
+
+    def holds(self, user: str) -> bool:
+        """Whether the model or the graph has a user, hidden or not."""
+        key, node = self.bundle_key(USER, user), self.graph_key(user)
+        in_model = key is not None and self.scorer.bundle.row(USER, key) >= 0
+        graph = self.surroundings
+        return in_model or (graph is not None and node is not None and graph.node(USER, node) is not None)
+
     # Users
+
+    def stored(self, user: str) -> Belief | None:
+        """What the release itself says of a user, looked up once; None where it does not know one."""
+        key = None if self.hides(user) else self.bundle_key(USER, user)
+        row = -1 if key is None else self.scorer.bundle.row(USER, key)
+        return None if row < 0 else Belief(self.scorer.user_at(row), "trained", in_release=True)
 
     def belief(
         self,
@@ -207,14 +238,12 @@ class Serving:
         if user is None and not (events or interactions or attributes):
             return Belief(self.scorer.population, "population")
         usable = self._usable(events) if events else []
-        key = None if user is None else self._key(USER, user)
-        if key is not None:
-            stored = self.scorer.user(key)
+        stored = None if user is None else self.stored(user)
+        if stored is not None:
             if not usable:
-                return Belief(stored, "trained", in_release=True)
-            return Belief(
-                self.scorer.updated_user(stored, usable), "trained+feedback", len(usable), in_release=True
-            )
+                return stored
+            updated = self.scorer.updated_user(stored.user, usable)
+            return Belief(updated, "trained+feedback", len(usable), in_release=True)
         around, unknown = self._around(user, interactions)
         attributes = attributes if self.scorer.takes_attributes else None
         heard = self.scorer.heard(attributes, **around)
@@ -239,18 +268,18 @@ class Serving:
             items, unknown = self._known_items(interactions)
             if graph is not None:
                 given = {self.graph_key(str(key)): w for key, w in items.items()}
-                own = {} if user is None else self._in_graph(user).get("items", {})
+                own = {} if user is None else self.in_graph(user).get("items", {})
                 found = graph.of_new({**own, **{key: w for key, w in given.items() if key is not None}})
             if not found and items:
                 return {"items": items}, unknown
         elif user is not None:
-            found = self._in_graph(user)
+            found = self.in_graph(user)
         kinds = {"items": ITEM, "near": USER, "near_items": ITEM}
         return {name: self._by_key(kinds[name], weights) for name, weights in found.items()}, unknown
 
-    def _in_graph(self, user: str) -> dict[str, dict[Any, float]]:
-        """What is around a user of the graph, by the graph's keys; empty for one who is not in it."""
-        key = self.graph_key(user)
+    def in_graph(self, user: str) -> dict[str, dict[Any, float]]:
+        """What is around a user, by the graph's keys; empty for one who is not in the graph, or hidden."""
+        key = None if self.hides(user) else self.graph_key(user)
         return {} if key is None or self.surroundings is None else self.surroundings.of(key)
 
     def _known_items(self, interactions: Mapping[str, float]) -> tuple[dict[Any, float], int]:
@@ -332,7 +361,7 @@ class Serving:
 
     def listed(self, user: str | None, k: int) -> Ranked | None:
         """:meth:`recommend` for a user whose first items the release lists: a look-up; else None."""
-        key = None if user is None else self.bundle_key(USER, user)
+        key = None if user is None or self.hides(user) else self.bundle_key(USER, user)
         found = None if key is None else self.recommender.listed(key, k)
         return None if found is None else list(zip(map(str, found[0]), found[1].tolist(), strict=True))
 
@@ -348,6 +377,8 @@ class Serving:
 
     def lookalike(self, users: Sequence[str], k: int, *, exclude_given: bool = True) -> Ranked:
         """Users nearest to a set of users: the mean of their personalised PageRank, best first.
+
+        Hidden users are not among them.
 
         Raises
         ------
@@ -365,13 +396,19 @@ class Serving:
             raise ParameterError("'users' must name at least one user (got none)")
         if k < 1:
             raise ParameterError(f"'k' must be positive (got {k})")
-        keys = {user: self.graph_key(user) for user in users}
+        keys = {user: None if self.hides(user) else self.graph_key(user) for user in users}
         nodes = {user: None if key is None else graph.node(USER, key) for user, key in keys.items()}
         unknown = [user for user, node in nodes.items() if node is None]
         if unknown:
             raise UnknownNameError(f"unknown users: {', '.join(map(repr, unknown))}")
         given = [node for node in nodes.values() if node is not None]
-        return [(str(key), score) for key, score in graph.near_all(given, k, leave_out=exclude_given).items()]
+        n_asked = k
+        while True:  # once, unless there are hidden ones
+            near = graph.near_all(given, n_asked, leave_out=exclude_given)
+            found = [(str(key), score) for key, score in near.items() if not self.hides(str(key))]
+            if len(found) >= k or len(near) < n_asked:
+                return found[:k]
+            n_asked *= 4
 
     # Explanation
 
@@ -402,8 +439,8 @@ class Serving:
         return _of_type(text, self.scorer.bundle.has_integers(kind))
 
     def _key(self, kind: str, text: str) -> str | int | None:
-        """A key that the bundle knows, as it has it; else None."""
-        key = self.bundle_key(kind, text)
+        """A key that the bundle knows, as it has it; else None, as for a hidden user."""
+        key = None if kind == USER and self.hides(text) else self.bundle_key(kind, text)
         return None if key is None or self.scorer.bundle.row(kind, key) < 0 else key
 
     def _first(self, kind: str) -> str | None:

@@ -93,6 +93,17 @@ class SessionSettings(_Section):
     ttl_s: PositiveFloat = Field(default=86_400.0, description="idle time after which a session is forgotten")
 
 
+class BreakerSettings(_Section):
+    """When an LLM that fails is left alone."""
+
+    failures: PositiveInt = Field(
+        default=3,
+        description="failures in a row after which an LLM rests: for a caller its own; for all those of at "
+        "least two callers",
+    )
+    rest_s: PositiveFloat = Field(default=30.0, description="how long it is not asked then")
+
+
 class UpstreamSettings(_Section):
     """One OpenAI-compatible service that answers chats."""
 
@@ -165,6 +176,7 @@ class ServeSettings(_Section):
     upstreams: tuple[UpstreamSettings, ...] = Field(
         default=(), description="services that answer chats; a model is asked of the first that has it"
     )
+    breaker: BreakerSettings = BreakerSettings()
     stand_in: bool = Field(
         default=False,
         description="answer chats with a note that names the model, asking nobody: to try things out",

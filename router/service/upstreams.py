@@ -1,12 +1,14 @@
 """The OpenAI-compatible endpoints that answer: which LLM is where, asking it, and telling failures apart.
 
 A failure is the upstream's (:class:`UpstreamError`: another LLM may be tried) or the caller's
-(:class:`RefusedError`: the request is wrong wherever it goes). An upstream's key leaves this module only in
+(:class:`RefusedError`: the request is wrong wherever it goes), but for prompts that an LLM finds too long
+(:class:`ContextError`): one with a larger context may be tried. An upstream's key leaves this module only in
 the ``Authorization`` header of requests to that upstream; nothing of the caller's headers does.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -30,6 +32,21 @@ _MAX_ERROR_BYTES = 2**16
 # What these say of the request holds at every upstream; other errors (a wrong key, no credit, an unknown
 # model, too many requests) are the upstream's or its configuration's.
 _CALLERS_FAULTS = frozenset({400, 413, 415, 422})
+# Codes and types of OpenAI, Azure and others; of llama.cpp.
+_TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
+# Of the others the words, in whole: a message may quote the request, which may speak of contexts too.
+_TOO_LONG = re.compile(
+    r"^this model's maximum context length is \d+"  # OpenAI of old, vLLM
+    r"|is longer than the (maximum model length of \d+|model's context length)"  # vLLM, SGLang
+    r"|is too long to fit into the model \(context length \d+\)"  # vLLM
+    r"|exceeds? the (available context size|model's maximum context length)"  # llama.cpp, SGLang
+    r"|^requested tokens \(\d+\) exceed context window of \d+"  # llama-cpp-python
+    r"|too large for (model with )?\d+ maximum context length"  # Mistral
+    r"|^prompt is too long: \d+ tokens|exceed context limit: \d+"  # Anthropic
+    r"|^the input token count( \(\d+\))? exceeds the maximum number of tokens"  # Google
+    r"|^input is too long for requested model",  # Bedrock
+    re.IGNORECASE,
+)
 _NOT_REACHED = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -51,11 +68,15 @@ class UpstreamError(RouterError):
         ``connection``: not reached; ``timeout``; ``status``: an error that is not the caller's;
         ``malformed``: not an answer of this protocol, or too long; ``broken_off``: lost before the end of the
         answer.
+    counts
+        Whether it tells against the upstream; not so where an answer had begun and was too long for the time
+        limit.
     """
 
     def __init__(self, message: str, reason: Reason) -> None:
         super().__init__(message)
         self.reason: Reason = reason
+        self.counts = True
 
     @property
     def charged(self) -> bool:
@@ -78,6 +99,10 @@ class RefusedError(RouterError):
         super().__init__(error["message"])
         self.status = status
         self.error = error
+
+
+class ContextError(RefusedError):
+    """The upstream says that the LLM's context is too small for the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +201,15 @@ class Upstreams:
         UpstreamError, RefusedError
             There is none.
         """
-        with _failures(target), anyio.fail_after(target.timeout_s):
-            async with aclosing(await self._send(target, body)) as response:
-                content = await _read(response, MAX_ANSWER_BYTES, target)
+        has_begun = False
+        try:
+            with _failures(target), anyio.fail_after(target.timeout_s):
+                async with aclosing(await self._send(target, body)) as response:
+                    has_begun = True
+                    content = await _read(response, MAX_ANSWER_BYTES, target)
+        except UpstreamError as error:
+            error.counts = not (has_begun and error.reason == "timeout")
+            raise
         answer = _json_object(content, target)
         if not _has_choices(answer, "message") or not answer["choices"]:
             raise UpstreamError(f"{target.llm!r}: the answer has no choices", "malformed")
@@ -204,7 +235,8 @@ class Upstreams:
         async with aclosing(response):
             if response.status_code in _CALLERS_FAULTS:
                 content = await _read(response, _MAX_ERROR_BYTES, target)
-                raise RefusedError(response.status_code, _error_of(content, target))
+                error = _error_of(content, target)
+                raise (ContextError if _says_too_long(error) else RefusedError)(response.status_code, error)
         raise UpstreamError(f"{target.llm!r}: the upstream answered {response.status_code}", "status")
 
 
@@ -314,6 +346,13 @@ def _has_choices(answer: Mapping[str, Any], part: str) -> bool:
     return isinstance(choices, list) and all(
         isinstance(choice, dict) and isinstance(choice.get(part), dict) for choice in choices
     )
+
+
+def _says_too_long(error: Mapping[str, Any]) -> bool:
+    """Whether an error says that the prompt does not fit into the context."""
+    if not {error["code"], error["type"]}.isdisjoint(_TOO_LONG_CODES):
+        return True
+    return _TOO_LONG.search(error["message"]) is not None
 
 
 def _error_of(content: bytes, target: Target) -> dict[str, Any]:

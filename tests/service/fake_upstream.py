@@ -20,10 +20,12 @@ import uvicorn
 
 Fault = Literal[
     "hang",  # no answer at all
+    "slow",  # an answer that begins, and is too long for the time limit
     "error",  # 500
     "busy",  # 429
     "wrong_key",  # 401, quoting the key
     "refuse",  # 400: the caller's fault
+    "too_long",  # 400: the prompt does not fit into the context
     "nonsense",  # 200, but not JSON
     "other_json",  # 200, JSON, but no answer
     "break_off",  # closes the connection in the middle of its answer
@@ -109,6 +111,10 @@ class _Answer:
         match self._behaviour.fault:
             case "hang":
                 await asyncio.sleep(3600)
+            case "slow" if not self._body.get("stream"):
+                await self._start(200, [])
+                await self._part(b'{"choices": ')
+                await asyncio.sleep(3600)
             case "error":
                 await self._error(500, "boom")
             case "busy":
@@ -119,6 +125,8 @@ class _Answer:
                 await self._error(
                     400, f"wrong request of {self._headers.get('authorization')}", param="top_p"
                 )
+            case "too_long":
+                await self._error(400, "This model's maximum context length is 8 tokens, yours are 9")
             case "nonsense":
                 await self._whole(200, b"<html>hello</html>")
             case "other_json":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from router.service.problems import ProblemError
@@ -16,19 +15,6 @@ from router.service.security import SECURITY
 from router.service.service import Service
 
 Body = TypeVar("Body", bound=BaseModel)
-
-
-class PlainRoute(APIRoute):
-    """Route of an endpoint that takes the request and gives a response, called with nothing in between.
-
-    FastAPI solves dependencies and validates answers even where there is nothing to solve, which takes about
-    as long as a decision. The endpoint is documented as any other.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself."""
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
 
 
 async def json_of(request: Request) -> bytes:
@@ -42,7 +28,14 @@ async def json_of(request: Request) -> bytes:
     said = request.headers.get("content-type", "")
     if said.partition(";")[0].strip().lower() != "application/json":
         raise ProblemError(415, f"'Content-Type' must be application/json (got {said[:60]!r})")
-    return await request.body()
+    parts = []
+    while True:  # as request.body() does, which is a generator within a generator
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
 
 
 async def parsed(request: Request, model: type[Body]) -> Body:

@@ -28,6 +28,7 @@ _ERRORS = {
     403: "The API key does not have the scope, or a page of another site asks",
     404: "There is no such model",
     408: "The body took too long",
+    410: "The user was erased on request",
     413: "The request is too large",
     415: "The body is not JSON, or the upstream does not take it",
     422: "The request breaks a rule, or no LLM fulfils its demands",
@@ -106,7 +107,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": "The answer; with 'stream', server-sent events with its chunks",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
-        **_errors(400, 401, 402, 403, 404, 408, 413, 415, 422, 429, 502, 503, 504),
+        **_errors(400, 401, 402, 403, 404, 408, 410, 413, 415, 422, 429, 502, 503, 504),
     },
     openapi_extra=with_body(ChatBody),
 )

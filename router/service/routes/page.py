@@ -72,7 +72,8 @@ def _some(serving: Serving, limit: int) -> dict[str, object]:
     n_users = bundle.manifest["counts"].get(USER, 0)
     n_shown = min(limit, n_users)
     keys = bundle.keys(USER, np.arange(n_shown) * n_users // n_shown).tolist() if n_shown else []
-    return {"release": serving.version, "n_users": n_users, "users": list(map(str, keys))}
+    shown = [user for user in map(str, keys) if not serving.hides(user)]
+    return {"release": serving.version, "n_users": n_users, "users": shown}
 
 
 @routes.get("/", include_in_schema=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import struct
 from typing import Any
 
 import numpy as np
+import orjson
 from anyio import to_thread
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
@@ -15,13 +17,15 @@ from router.errors import ParameterError
 from router.persona.data import Floats
 from router.service.desk import Ask, Routed
 from router.service.problems import documented
-from router.service.routes.bodies import PlainRoute, answer, parsed, service_of, with_body
-from router.service.schemas import RouteAnswer, RouteRequest
+from router.service.routes.bodies import answer, json_of, service_of, with_body
+from router.service.routes.plain import PlainRoute
+from router.service.schemas import MAX_NUMBERS, RouteAnswer, RouteRequest
 from router.service.security import check_items
 from router.service.serving import Belief, Ranked
 from router.service.sessions import session_id
 
 _LARGEST = 1e9
+_BOTH = "'embedding' and 'embedding_base64' must not be given together"
 
 routes = APIRouter(tags=["decisions"], route_class=PlainRoute)
 
@@ -29,7 +33,7 @@ routes = APIRouter(tags=["decisions"], route_class=PlainRoute)
 @routes.post(
     "/v1/route",
     response_model=RouteAnswer,
-    responses=documented(401, 402, 403, 404, 408, 413, 415, 422, 429, 503, 504),
+    responses=documented(401, 402, 403, 404, 408, 410, 413, 415, 422, 429, 503, 504),
     openapi_extra=with_body(RouteRequest),
 )
 async def route(request: Request) -> Response:
@@ -37,14 +41,14 @@ async def route(request: Request) -> Response:
     service = service_of(request)
     # Not as a dependency: FastAPI takes longer to solve one than the decision takes.
     key = await service.gate.admit(request, ("route",))
-    wanted = await parsed(request, RouteRequest)
+    wanted, embedding = _read(await json_of(request))
     _check_text(wanted.query, service.settings.limits.max_text_chars)
     check_items(key, wanted.user, wanted.items)
     session = None
     if wanted.session_id is not None:
         session = session_id(None if key is None else key.key_id, wanted.user, wanted.session_id)
     session_llm = None if session is None else await service.sessions.llm(session)
-    routed = await service.desk.route(_ask(wanted, session, session_llm), key)
+    routed = await service.desk.route(_ask(wanted, embedding, session, session_llm), key)
     if session is not None:
         await service.sessions.keep(session, wanted.user, routed.decision.llm, routed.decision_id)
     items = None
@@ -59,12 +63,12 @@ def _check_text(text: str | None, max_chars: int) -> None:
         raise ParameterError(f"'query' must have at most {max_chars} characters (got {len(text)})")
 
 
-def _ask(wanted: RouteRequest, session: str | None, session_llm: str | None) -> Ask:
+def _ask(wanted: RouteRequest, embedding: Floats | None, session: str | None, session_llm: str | None) -> Ask:
     demands = wanted.constraints
     return Ask(
         user=wanted.user,
         text=wanted.query,
-        embedding=_embedding(wanted),
+        embedding=embedding,
         task=wanted.task,
         allowed=None if wanted.candidates is None else frozenset(wanted.candidates),
         excluded=frozenset(wanted.exclude),
@@ -80,11 +84,38 @@ def _ask(wanted: RouteRequest, session: str | None, session_llm: str | None) -> 
     )
 
 
+def _read(body: bytes) -> tuple[RouteRequest, Floats | None]:
+    """The question of a request, and its vector.
+
+    A usual vector is taken as numbers, in a fraction of the time; whatever is not usual is judged as all
+    fields are.
+
+    Raises
+    ------
+    pydantic.ValidationError, ParameterError
+        It is not JSON, or breaks a rule.
+    """
+    try:
+        fields = orjson.loads(body)
+        numbers = fields.pop("embedding")
+        vector = np.frombuffer(struct.pack(f"{len(numbers)}d", *numbers))
+        usual = isinstance(numbers, list) and 0 < len(numbers) <= MAX_NUMBERS
+    except (ValueError, AttributeError, KeyError, TypeError, OverflowError, struct.error):
+        usual = False
+    if not usual or not np.abs(vector).max() <= _LARGEST:
+        wanted = RouteRequest.model_validate_json(body)
+        return wanted, _embedding(wanted)
+    wanted = RouteRequest.model_validate(fields)
+    if wanted.embedding_base64 is not None:
+        raise ParameterError(_BOTH)
+    return wanted, vector.astype(np.float32)
+
+
 def _embedding(wanted: RouteRequest) -> Floats | None:
     if wanted.embedding_base64 is None:
         return None if wanted.embedding is None else _vector("embedding", np.array(wanted.embedding))
     if wanted.embedding is not None:
-        raise ParameterError("'embedding' and 'embedding_base64' must not be given together")
+        raise ParameterError(_BOTH)
     try:
         numbers = np.frombuffer(base64.b64decode(wanted.embedding_base64, validate=True), dtype="<f4")
     except ValueError:

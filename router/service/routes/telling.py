@@ -42,7 +42,7 @@ IdempotencyKey = Annotated[
             "description": "The same was accepted before under this idempotency key",
             "headers": {"Idempotent-Replayed": {"schema": {"type": "string", "enum": ["true"]}}},
         },
-        **documented(401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 504),
+        **documented(401, 403, 404, 408, 409, 410, 413, 415, 422, 429, 503, 504),
     },
     openapi_extra=with_body(FeedbackRequest),
 )

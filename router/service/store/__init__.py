@@ -8,6 +8,7 @@ a store is opened.
 
 from router.service.store.database import LONGEST_WAIT_S
 from router.service.store.errors import (
+    ErasedUserError,
     FeedbackStoreError,
     IdempotencyConflictError,
     StoreBusyError,
@@ -18,7 +19,9 @@ from router.service.store.records import (
     SCOPES,
     Accepted,
     ApiKey,
+    Applied,
     DecisionRecord,
+    Erased,
     Exported,
     Feedback,
     Scope,
@@ -36,7 +39,10 @@ __all__ = [
     "TOKEN_PREFIX",
     "Accepted",
     "ApiKey",
+    "Applied",
     "DecisionRecord",
+    "Erased",
+    "ErasedUserError",
     "Exported",
     "Feedback",
     "FeedbackStoreError",

@@ -44,9 +44,10 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = ("sqlite", "postgresql+psycopg")
 LONGEST_WAIT_S = 5.0
 _LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code
+_SWEEP_WAIT_MS = 100
 _MOST_CONNECTIONS = 10  # of a process; its other threads wait for one
 # Any two numbers that other applications of the same PostgreSQL database do not use.
-OPENING_LOCK, FEEDBACK_LOCK = 0x66706F70, 0x66706662
+OPENING_LOCK, FEEDBACK_LOCK, ERASURE_LOCK = 0x66706F70, 0x66706662, 0x66706572
 
 
 class Database:
@@ -102,6 +103,21 @@ class Database:
         engine = self._engines["durable" if durable else "quick"]
         with self._clear_errors(), self._in_turn(), engine.begin() as connection:
             yield connection
+
+    def sweep(self) -> bool:
+        """Let nothing deleted remain in SQLite's log; False where somebody who reads or writes is in the way.
+
+        PostgreSQL's vacuum does the like in its time.
+        """
+        if self._path is None:
+            return True
+        with self._clear_errors(), self._engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_SWEEP_WAIT_MS}")
+            try:
+                is_busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one()
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1e3 * self.wait_s)}")
+        return not is_busy
 
     def close(self) -> None:
         """Close all connections."""
@@ -225,6 +241,7 @@ def _sqlite_engine(url: URL, wait_s: float) -> Engine:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver begins no transactions of its own
+        connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
 
     return engine
 
@@ -251,7 +268,10 @@ def _is_busy(cause: BaseException | None) -> bool:
 def _begin_sqlite(connection: Connection) -> None:
     mode = connection.get_execution_options().get("transaction", "read")
     if mode in ("quick", "durable"):
-        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if mode == 'durable' else 'NORMAL'}")
+        wanted = "FULL" if mode == "durable" else "NORMAL"
+        if connection.info.get("synchronous") != wanted:  # each statement hands Python's lock to and fro
+            connection.exec_driver_sql(f"PRAGMA synchronous = {wanted}")
+            connection.info["synchronous"] = wanted
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     elif mode == "snapshot":
         connection.exec_driver_sql("BEGIN")

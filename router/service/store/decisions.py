@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import structlog
 from sqlalchemy import Connection, Row, bindparam, select
 
+from router.erasure import Erasure
 from router.persona.data import Floats
+from router.service.store import erasures
 from router.service.store.checks import check_name, check_number, is_storable
 from router.service.store.database import Database, insert
 from router.service.store.errors import FeedbackStoreError
@@ -21,12 +25,13 @@ from router.service.store.tables import decisions
 
 _BATCH_WAIT_S = 0.02
 _LARGEST_BATCH = 500
-_STATEMENT_ROWS = (64, 8, 1)
+_STATEMENT_ROWS = (1, 4, 16, 64)
 _COLUMNS = tuple(column.name for column in decisions.columns)
 _LONGEST_RETRY_S = 5.0
 _CAPACITY = 20_000
 _NAMES = ("user", "release", "llm", "source", "task", "query_hash", "key_id", "session_id")
 _SAME = tuple(c.name for c in decisions.columns if c.name in DecisionRecord.__slots__)
+_same_of = attrgetter(*_SAME)
 _FIND = select(decisions).where(decisions.c.decision_id == bindparam("decision_id"))
 
 log = structlog.get_logger()
@@ -35,24 +40,29 @@ log = structlog.get_logger()
 def find(connection: Connection, decision_id: str) -> DecisionRecord | None:
     """The decision, or None."""
     row = connection.execute(_FIND, {"decision_id": decision_id}).first()
-    return None if row is None else _record(row)
+    if row is None or erasures.covered(connection, row.user_key, row.created_at):  # is yet to be deleted
+        return None
+    return _record(row)
 
 
 def write(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Write decisions, except those that are there already.
+    """Write decisions, except those that are there already, or of users who were erased since.
 
     SQLite gets many rows in one statement: its driver hands Python's lock to and fro at each, which costs the
     thread that answers requests more than the writing does.
     """
-    if connection.dialect.name != "sqlite":
+    erasures.hold(connection)
+    if there := erasures.among(connection, {row["user_key"] for row in rows} - {None}):
+        rows = [row for row in rows if not _erased(row, there)]
+    if connection.dialect.name != "sqlite" and rows:
         connection.execute(insert(connection, decisions).on_conflict_do_nothing(), rows)
         return
-    start = 0
-    for size in _STATEMENT_ROWS:
-        while len(rows) - start >= size:
-            values = tuple([row[name] for row in rows[start : start + size] for name in _COLUMNS])
-            connection.exec_driver_sql(_inserted(size), values)
-            start += size
+    for start in range(0, len(rows), _STATEMENT_ROWS[-1]):
+        part = rows[start : start + _STATEMENT_ROWS[-1]]
+        size = next(size for size in _STATEMENT_ROWS if size >= len(part))
+        part += [part[-1]] * (size - len(part))  # which are there already, then
+        values = tuple([value for row in part for value in map(row.__getitem__, _COLUMNS)])
+        connection.exec_driver_sql(_inserted(size), values)
 
 
 @lru_cache(maxsize=len(_STATEMENT_ROWS))
@@ -79,7 +89,7 @@ def row_of(record: DecisionRecord) -> dict[str, Any]:
     check_number("created_at", record.created_at)
     check_number("propensity", record.propensity, at_least=0.0, at_most=1.0)
     check_number("cost_usd", record.cost_usd)
-    row = {name: getattr(record, name) for name in _SAME}
+    row = dict(zip(_SAME, _same_of(record), strict=True))
     row["user_key"] = record.user
     row["offered"] = _json(record.offered)
     row["query_text"] = record.query_text or None
@@ -90,6 +100,12 @@ def row_of(record: DecisionRecord) -> dict[str, Any]:
     if record.query_embedding is not None:
         row["query_embedding"] = np.asarray(record.query_embedding, dtype="<f4").tobytes()
     return row
+
+
+def _erased(row: Mapping[str, Any], there: Mapping[str, Erasure]) -> bool:
+    """Whether a row is from before an erasure of its user, or a readmission."""
+    erasure = there.get(row["user_key"])
+    return erasure is not None and erasure.covers(row["created_at"])
 
 
 def embedding_of(stored: bytes | None) -> Floats | None:
@@ -128,7 +144,8 @@ class DecisionBuffer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pending: dict[str, tuple[DecisionRecord, dict[str, Any]]] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._hurry = threading.Event()
         self._stopping = False
         self._problem: FeedbackStoreError | None = None
@@ -143,7 +160,7 @@ class DecisionBuffer:
     def add(self, record: DecisionRecord) -> None:
         """Take a decision; it is written within about 20 ms."""
         row = row_of(record)
-        with self._changed:
+        with self._lock:
             if len(self._pending) >= _CAPACITY:
                 raise FeedbackStoreError(
                     f"{self._database.name}: {_CAPACITY} decisions wait to be written ({self._problem})"

@@ -17,5 +17,14 @@ class UnknownDecisionError(UnknownNameError):
     """No decision of this id was recorded."""
 
 
+class ErasedUserError(ParameterError):
+    """The user asked to be forgotten: nothing is kept of them, and nothing answered for them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this user was erased on request: nothing is kept of them, nothing is answered for them"
+        )
+
+
 class IdempotencyConflictError(ParameterError):
     """An idempotency key was used before, with other contents."""

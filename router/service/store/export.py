@@ -13,8 +13,9 @@ judgements.parquet     all feedback as it was received, with what is needed to e
 
 The queries of the choices are texts, embeddings or, where there is neither, the names of tasks: whichever
 most judged decisions have, because one table holds one kind of query. The others are left out and counted, as
-are judgements on no decision, which have no query: services go on to apply those. Rows are in the order of
-their ids, so equal contents give equal files.
+are judgements on no decision, which have no query: services go on to apply those. No row is of a user who
+was erased, or of what happened before one was readmitted. Rows are in the order of their ids, so equal
+contents give equal files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from itertools import groupby
@@ -31,10 +32,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import Connection, Row, case, func, select
+from sqlalchemy import Connection, Row, and_, case, func, select
 
 from ppr.manifest import new_store
 from router.encoders import ENCODER_METADATA, EncoderIdentity
+from router.erasure import Erasure, user_digest
+from router.service.store import erasures
 from router.service.store.database import Database
 from router.service.store.decisions import embedding_of
 from router.service.store.feedback import offered_with
@@ -95,18 +98,24 @@ def export(
     database: Database,
     folder: Path,
     since: float | None,
+    until: float | None,
     encoder_of: Callable[[str], EncoderIdentity | None],
 ) -> Exported:
     """Write the tables; see :meth:`router.service.store.Store.export`."""
-    received = feedback.c.received_at >= (float("-inf") if since is None else since)
+    received = and_(
+        feedback.c.received_at >= (-math.inf if since is None else since),
+        feedback.c.received_at < (math.inf if until is None else until),
+    )
     with new_store(folder) as working, database.read(snapshot=True) as connection:
+        erased = {one.user_digest: one for one in erasures.since(connection, 0)[1]}
         form = _Form.of(connection, received, cache(encoder_of))
         with ExitStack() as stack:
             tables = _Tables(working, form, stack)
-            rows = connection.execution_options(yield_per=_BATCH_ROWS).execute(
-                _ROWS.where(received).order_by(_ORDER, feedback.c.at, feedback.c.feedback_id)
-            )
-            for _, of_decision in groupby(rows, lambda row: row.decision_id or row.feedback_id):
+            rows: Iterable[Row[*tuple[Any, ...]]] = connection.execution_options(
+                yield_per=_BATCH_ROWS
+            ).execute(_ROWS.where(received).order_by(_ORDER, feedback.c.at, feedback.c.feedback_id))
+            kept = (row for row in rows if not _is_erased(row, erased)) if erased else rows
+            for _, of_decision in groupby(kept, lambda row: row.decision_id or row.feedback_id):
                 tables.add(list(of_decision))
     return Exported(
         folder=folder,
@@ -117,7 +126,14 @@ def export(
         left_out=dict(sorted(tables.left_out.items())),
         encoder=form.encoder,
         feedback_until=None if tables.last_at is None else math.ceil(tables.last_at * 1e6) / 1e6,
+        erased_until=max((one.requested_at for one in erased.values()), default=None),
     )
+
+
+def _is_erased(row: Row[*tuple[Any, ...]], erased: Mapping[str, Erasure]) -> bool:
+    """Whether a row is of a user who was erased, from before a readmission: none should be there."""
+    erasure = None if row.user_key is None else erased.get(user_digest(row.user_key))
+    return erasure is not None and erasure.covers(row.at)
 
 
 class _Form:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from router.encoders import EncoderIdentity
+from router.erasure import Erasure
 from router.persona.data import Floats
 
 Scope = Literal["route", "read", "feedback", "admin"]
@@ -212,6 +213,48 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Erased:
+    """What erasing a user did.
+
+    Attributes
+    ----------
+    erasure
+        The record of it.
+    rows
+        Rows deleted, by table.
+    again
+        Whether the user was erased already.
+    swept
+        Whether nothing is left: neither decisions, which are deleted some at a time, nor what SQLite's files
+        still hold of deleted rows while somebody reads. A store goes on with it by itself while it is open.
+    """
+
+    erasure: Erasure
+    rows: dict[str, int]
+    again: bool
+    swept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying a list of erasures did.
+
+    Attributes
+    ----------
+    n_new
+        Erasures and readmissions that the store did not have.
+    rows
+        Rows deleted, by table.
+    swept
+        As of :class:`Erased`.
+    """
+
+    n_new: int
+    rows: dict[str, int]
+    swept: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """Answer of a rate limit.
 
@@ -247,6 +290,8 @@ class Exported:
     feedback_until
         Time of the last feedback, rounded up to a microsecond; None without any. What a model that learned
         from this export is published with.
+    erased_until
+        Time of the last erasure that was heeded; None without any. Likewise.
     """
 
     folder: Path
@@ -257,3 +302,4 @@ class Exported:
     left_out: dict[str, int]
     encoder: EncoderIdentity | None
     feedback_until: float | None
+    erased_until: float | None

@@ -14,6 +14,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, delete, func, select, union_all
 
+from router.service.store import erasures
 from router.service.store.checks import check_number
 from router.service.store.database import insert
 from router.service.store.records import new_id
@@ -82,6 +83,7 @@ def reserve(
 def settle(connection: Connection, reservation_id: str, usd: float) -> bool:
     """Replace a reservation by what was spent; False where it was settled or released."""
     check_number("usd", usd, at_least=0.0)
+    erasures.hold(connection)  # or a subject that is erased meanwhile would be written again
     own = reservations.c.reservation_id == reservation_id
     held = connection.execute(select(reservations.c.subject, reservations.c.period).where(own)).all()
     if not held:

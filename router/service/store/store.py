@@ -13,10 +13,11 @@ import anyio
 from anyio import to_thread
 
 from router.encoders import EncoderIdentity
-from router.service.store import decisions, export, feedback, keys, rates, sessions, spending
+from router.service.store import decisions, erasures, export, feedback, keys, rates, sessions, spending
 from router.service.store.checks import check_name
 from router.service.store.database import LONGEST_WAIT_S, Database
 from router.service.store.errors import UnknownDecisionError
+from router.service.store.pruning import Pruning
 from router.service.store.records import (
     Accepted,
     ApiKey,
@@ -38,8 +39,8 @@ _WRITING_THREADS = 10
 _OTHERS_WRITE_S = 0.5
 
 
-class Store:
-    """API keys, decisions, feedback, sessions, spending and rate limits, shared by all workers.
+class Store(Pruning):
+    """API keys, decisions, feedback, sessions, spending, rate limits and erasures, shared by all workers.
 
     Safe to share between threads; each process opens its own, by :func:`open_store`. All methods but
     :meth:`add_decision` wait for the database, and raise :class:`FeedbackStoreError` where it fails. An event
@@ -52,7 +53,7 @@ class Store:
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database)
         self._decisions = decisions.DecisionBuffer(database)
         self._rates = rates.RateLimits(database)
         self._writers = anyio.CapacityLimiter(_WRITING_THREADS)
@@ -83,17 +84,12 @@ class Store:
             raise self._database.busy() from None
 
     def flush(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
-        """Return when all decisions so far are written.
-
-        Raises
-        ------
-        FeedbackStoreError
-            They were not, within ``timeout_s``.
-        """
+        """Return when all decisions so far are written; FeedbackStoreError if not within ``timeout_s``."""
         self._decisions.flush(timeout_s)
 
     def close(self) -> None:
         """Write what is left and close the database."""
+        self._sweeper.stop()
         try:
             self._decisions.close(_CLOSE_TIMEOUT_S)
         finally:
@@ -215,6 +211,8 @@ class Store:
             There is no such decision, or it is another key's.
         IdempotencyConflictError
             The idempotency key was used for other feedback.
+        ErasedUserError
+            It is of a user who was erased, or happened before one was readmitted.
         """
         check_name("idempotency_key", idempotency_key)
         decision = None
@@ -224,11 +222,16 @@ class Store:
             if decision is None or not (of_any_key or key_id is None or decision.key_id in (None, key_id)):
                 raise UnknownDecisionError(f"no decision {given.decision_id[:60]!r}")
         feedback.check(given, decision)
-        pending = None if decision is None else self._decisions.find(decision.decision_id)
+        when = time.time() if now is None else now
+        row = None if decision is None else decisions.row_of(decision)
         with self._database.write(durable=True) as connection:
-            if pending is not None:  # its feedback must not outlive it
-                decisions.write(connection, [pending[1]])
-            when = time.time() if now is None else now
+            user = given.user or (None if decision is None else decision.user)
+            at = when if given.occurred_at is None else min(given.occurred_at, when)
+            if decision is not None and decision.user is not None:  # what follows from it is as old
+                at = min(at, decision.created_at)
+            erasures.refuse(connection, user, at)
+            if row is not None:  # not written yet, or pruned meanwhile: its feedback must not outlive it
+                decisions.write(connection, [row])
             return feedback.add(connection, given, decision, key_id, idempotency_key, when)
 
     def events_of(self, user: str, limit: int = 200) -> list[StoredEvent]:
@@ -258,6 +261,7 @@ class Store:
         folder: Path,
         *,
         since: float | None = None,
+        until: float | None = None,
         encoder_of: Callable[[str], EncoderIdentity | None] = lambda _: None,
     ) -> Exported:
         """Write what was learned as the tables that the batch jobs read; see the module ``export``.
@@ -266,8 +270,8 @@ class Store:
         ----------
         folder
             Written beside its name and renamed, so it must not be there.
-        since
-            Takes feedback received at or after this time only, in seconds since 1970.
+        since, until
+            Takes feedback received from ``since`` on, before ``until``, in seconds since 1970; None: all.
         encoder_of
             Tells the encoder of a release, or None where it is not known: that of the embeddings is kept
             beside them, and those of other encoders are left out.
@@ -280,7 +284,7 @@ class Store:
             It cannot be written.
         """
         self.flush()
-        return export.export(self._database, folder, since, encoder_of)
+        return export.export(self._database, folder, since, until, encoder_of)
 
     # Sessions
 
@@ -290,10 +294,11 @@ class Store:
             return sessions.find(connection, session_id)
 
     def keep_session(self, session_id: str, user: str | None, llm: str, decision_id: str, now: float) -> None:
-        """Remember the LLM of a conversation."""
+        """Remember the LLM of a conversation; ErasedUserError where its user was erased."""
         for name, value in (("session_id", session_id), ("user", user), ("llm", llm)):
             check_name(name, value)
         with self._database.write(durable=False) as connection:
+            erasures.refuse(connection, user, now)
             sessions.keep(connection, Session(session_id, user, llm, decision_id, now))
 
     # Spending
@@ -329,11 +334,19 @@ class Store:
         str or None
             Id for :meth:`settle` or :meth:`release`; None where a budget would be exceeded. Without either,
             the sum counts as spent.
+
+        Raises
+        ------
+        ErasedUserError
+            A subject is a user who was erased.
         """
         for subject in budgets:
             check_name("subject", subject)
         when = time.time() if now is None else now
         with self._database.write(durable=False) as connection:
+            for subject in budgets:
+                if subject.startswith("user:"):
+                    erasures.refuse(connection, subject.removeprefix("user:"), when)
             return spending.reserve(connection, budgets, period, usd, when)
 
     def settle(self, reservation_id: str, usd: float) -> bool:

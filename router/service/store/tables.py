@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # Revision of the schema that these tables describe.
-SCHEMA = "0001"
+SCHEMA = "0002"
 
 metadata = MetaData()
 
@@ -56,6 +56,7 @@ decisions = Table(
     Column("endpoint", Text, nullable=False),
     # Whether a reported cost has been added to what was spent.
     Column("charged", Boolean, nullable=False),
+    Index("decisions_by_user", "user_key"),
 )
 
 feedback = Table(
@@ -91,6 +92,7 @@ sessions = Table(
     Column("llm", Text, nullable=False),
     Column("decision_id", Text, nullable=False),
     Column("updated_at", Float(53), nullable=False),
+    Index("sessions_by_user", "user_key"),
 )
 
 spending = Table(
@@ -110,6 +112,19 @@ reservations = Table(
     Column("usd", Float(53), nullable=False),
     Column("created_at", Float(53), nullable=False),
     Index("reservations_by_subject", "subject", "period"),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("user_digest", Text, primary_key=True),
+    # Ascending in the order of commits, whatever the clocks say: what workers follow.
+    Column("position", BigInteger, nullable=False),
+    Column("requested_at", Float(53), nullable=False),
+    Column("lifted_at", Float(53)),
+    # Whether rows of the user may be left, which are deleted some at a time.
+    Column("unswept", Boolean, nullable=False),
+    Index("erasures_by_position", "position", unique=True),
 )
 
 rates = Table(

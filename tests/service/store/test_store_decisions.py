@@ -133,3 +133,15 @@ def test_texts_of_queries_are_made_storable(opened):
     assert found is not None
     assert found.query_text == "a\N{REPLACEMENT CHARACTER}b?c"
     assert row_of(decision(query_text=""))["query_text"] is None
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 63, 64, 65, 131])
+def test_batches_of_any_length_are_written_once(opened, n):
+    here, there = opened(), opened()
+    records = [decision(propensity=1 / (i + 1)) for i in range(n)]
+    for record in records:
+        here.add_decision(record)
+    here.flush()
+    assert all(same(record, there.decision(record.decision_id)) for record in records)
+    with there._database.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM decisions")) == n

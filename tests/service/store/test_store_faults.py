@@ -68,9 +68,12 @@ except FeedbackStoreError as error:
 """
 
 
-def start(code: str, *args: str) -> subprocess.Popen[str]:
+def start(code: str, *args: str, stdin: bool = False) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *args]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=pipe if stdin else None, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def test_accepted_feedback_outlives_a_killed_process(url):

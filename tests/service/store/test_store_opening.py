@@ -56,7 +56,7 @@ def test_a_newer_schema_is_refused(store, url):
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
     with pytest.raises(
-        FeedbackStoreError, match=r"schema must be at most '0001' \(got '9999'\).*newer version"
+        FeedbackStoreError, match=r"schema must be at most '0002' \(got '9999'\).*newer version"
     ):
         open_store(url)
 
