@@ -4,18 +4,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+AIRFLOW := .venv-airflow
+AIRFLOW_INSTALLED := $(AIRFLOW)/.installed
+ENVIRONMENT := dist/fairpath-environment.tar.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench openapi package clean distclean kernels
+.PHONY: help demo test test-airflow check bench openapi package clean distclean kernels
 
 help:  ## Explain the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) kernels  ## Build the example market, fingerprint it on Spark, train the router, write report.html
 	@$(BIN)/fairpath demo $(ARGS)
 
 test: $(INSTALLED) kernels  ## Run the tests (make test ARGS='tests/ppr -k graph')
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-airflow: $(INSTALLED) $(AIRFLOW_INSTALLED) kernels  ## Check the DAG in an Airflow of its own, and run it for two nights
+	@MYPYPATH=jobs/dags $(BIN)/mypy --strict --config-file= --explicit-package-bases --follow-imports=silent \
+		--python-executable $(AIRFLOW)/bin/python --cache-dir .mypy_cache/airflow jobs/dags
+	@$(AIRFLOW)/bin/python -m pytest --confcutdir=tests/airflow -p no:cacheprovider tests/airflow $(ARGS)
 
 check: $(INSTALLED)  ## Lint, formatting, types, and who may import whom
 	@$(BIN)/ruff check .
@@ -32,10 +40,21 @@ bench-%: $(INSTALLED) kernels
 openapi: $(INSTALLED)  ## Write docs/openapi.json, the document of the service
 	@$(BIN)/fairpath openapi --out docs/openapi.json
 
-package: $(INSTALLED)  ## Build the wheel, and the same as a zip for spark-submit --py-files, in dist/
+package: $(INSTALLED) $(ENVIRONMENT)  ## Build the wheel, and zip and environment archive for spark-submit, in dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@for wheel in dist/fairpath-*.whl; do cp "$$wheel" "$${wheel%-py3-none-any.whl}.zip"; done
 	@ls dist/fairpath-*
+
+# All that executors need beside the zip. The archive's python is a link to the one that makes it: the machines
+# that run it have the same at the same place (make package PYTHON=/usr/bin/python3.12).
+$(ENVIRONMENT): constraints.txt | $(INSTALLED)
+	@echo "Packing the environment for Spark's executors into $@ (once, a minute)" >&2
+	@rm -rf build/environment && mkdir -p build dist
+	@$(PYTHON) -m venv --without-pip build/environment
+	@$(BIN)/python -m pip --python build/environment/bin/python install -qq --disable-pip-version-check \
+		-c constraints.txt fsspec numba numpy pyarrow scipy
+	@tar -C build/environment --exclude=__pycache__ --exclude=tests --exclude=include -czf $@.part .
+	@mv $@.part $@
 
 # numba's cache does not notice a change in a module that a kernel calls: after one, all are compiled anew.
 kernels:
@@ -45,8 +64,8 @@ clean:  ## Remove build products and caches
 	@rm -rf dist build report.html fairqueue.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find ppr router jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean  ## Remove .venv as well
-	@rm -rf $(VENV)
+distclean: clean  ## Remove .venv and .venv-airflow as well
+	@rm -rf $(VENV) $(AIRFLOW)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -57,4 +76,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 		hatchling editables setuptools  # pyspark comes as source
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 		--no-build-isolation --editable '.[server,serve,postgresql,encoder,router,dask,dev]'
+	@touch $@
+
+$(AIRFLOW_INSTALLED): constraints-airflow.txt
+	@echo "Installing Airflow, pinned, into $(AIRFLOW) (once, a minute or two)" >&2
+	@test -x $(AIRFLOW)/bin/python || $(PYTHON) -m venv $(AIRFLOW)
+	@$(AIRFLOW)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-airflow.txt \
+		apache-airflow apache-airflow-providers-apache-spark apache-airflow-providers-cncf-kubernetes pytest
 	@touch $@

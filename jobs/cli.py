@@ -24,11 +24,14 @@ from jobs.errors import ConfigurationError, exit_code
 from jobs.fairqueue.cli import app as fairqueue
 from jobs.fairqueue.server.cli import spark_server
 from jobs.logs import log_failure, log_interrupt
+from jobs.pipeline_cli import pipeline
 from jobs.publish_cli import publish
+from jobs.releases_cli import releases
 from jobs.router_cli import evaluate_router, train_router
 from jobs.serve_cli import openapi, serve
 from jobs.serve_store_cli import feedback, keys
 from jobs.settings_layers import redact
+from jobs.users_cli import users
 
 _DEMO_SECTIONS = ("demo", "graph", "spark", "log")
 
@@ -42,6 +45,8 @@ app = typer.Typer(
 app.add_typer(fairqueue, name="fairqueue")
 app.add_typer(keys, name="keys")
 app.add_typer(feedback, name="feedback")
+app.add_typer(users, name="users")
+app.add_typer(releases, name="releases")
 
 
 @app.command("build-graph")
@@ -331,6 +336,7 @@ def demo(
 
 app.command("train-router")(train_router)
 app.command("evaluate-router")(evaluate_router)
+app.command()(pipeline)
 app.command()(publish)
 app.command()(serve)
 app.command()(openapi)

@@ -1,9 +1,10 @@
-"""Job: everything once, on example data or a person's own: graph, fingerprints, router, report.
+"""Job: everything once, on example data or a person's own: graph, fingerprints, router, release, report.
 
 What is known at one moment is the training part, what comes after it the test part (without times, a random
-fifth of each user's rows). Two fingerprint stores are computed from the training graph: complete rows of all
-nodes, which compose to any query, and rows of three-hop walks from the users, which rank items directly.
-Their parameters are fixed, not chosen on the test part.
+fifth of each user's rows). The pipeline makes the graph, its fingerprints, the router and a release of the
+training part (:mod:`jobs.demo_pipeline`); what follows judges them by the test part. Two fingerprint stores
+are used: the pipeline's complete rows of all nodes, which compose to any query, and rows of three-hop walks
+from the users, which rank items directly. Their parameters are fixed, not chosen on the test part.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jobs.demo_choices import moment_of
 from jobs.demo_data import MarketSizes, read_market, write_market
 from jobs.demo_files import keep_tables, other_data
+from jobs.demo_pipeline import NEXT_UNTIL, RELEASES, moment_until, run_pipeline, write_config
 from jobs.demo_quality import Quality, TestPart, Truth, echo_quality, planted_quality, ranking_quality
 from jobs.demo_report import Shown, build_report, show_users
 from jobs.evaluate import most_popular
@@ -29,26 +32,26 @@ from jobs.interactions import read_interactions
 from jobs.progress import show_progress
 from jobs.report import check_page, write_report
 from jobs.splits import split_at_random, split_by_time
-from ppr.build import build_graph
 from ppr.errors import ParameterError
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
-from ppr.inputs import EdgeInput
 from ppr.params import FingerprintParams
 from ppr.recommend import recommend
 
 if TYPE_CHECKING:
+    from jobs.demo_choices import ChoiceParts
     from jobs.demo_router_report import ShownRouter
 
 K = 20
 POPULARITY_DISCOUNT = 0.1
 BLOCK_MOVES = 2_000_000  # small blocks, so that even a small graph has several
-COMPLETE = FingerprintParams(restart_prob=0.3)
 SHORT = FingerprintParams(max_steps=3, target_kinds=("item",), exclude_neighbors=True)
 
 TRAIN = "train.parquet"
 TEST = "test.parquet"
-RELEASES = "releases"
+CHOICES = "choices.parquet"
+THREE_HOP = "three-hop"
+KEPT = "kept from an earlier run"
 
 POPULARITY = "popularity"
 COMPOSED = "Fairpath, composed rows"
@@ -56,7 +59,7 @@ THREE_HOPS = "Fairpath, three-hop walks"
 PLANTED = "planted truth"
 
 Echo = Callable[[str], None]
-Compute = Callable[[Path, FingerprintParams, "npt.NDArray[np.int32] | None"], FingerprintStore]
+Compute = Callable[[Path, FingerprintParams, "npt.NDArray[np.int32]"], FingerprintStore]
 Ranking = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
@@ -135,12 +138,27 @@ def run_demo(
     own = None if events is None or llms is None else (events, llms)
     data = _load(out, interactions, columns, own, seed, sizes or MarketSizes())
     echo(f"data          {data.origin}")
-    graph = _build(out, data)
-    kinds = ", ".join(f"{len(graph.nodes_of_kind(kind)):,} {kind}s" for kind in graph.kinds)
-    echo(f"graph         {kinds}, {graph.n_edges:,} edges")
+    keep_tables(out, {TRAIN: data.train, TEST: data.test}, made="graph")
+    parts = _choices(out, data, seed, echo)
+    with _session(engine, out, spark or {}):
+        made = run_pipeline(
+            out,
+            interactions=out / TRAIN,
+            choices=None if parts is None or data.choices is None else (out / CHOICES, data.choices[1]),
+            until=moment_until(data.test),
+            engine=engine,
+            spark=spark or {},
+            seed=seed,
+        )
+        graph = Graph.open(out / "graph")
+        kinds = ", ".join(f"{len(graph.nodes_of_kind(kind)):,} {kind}s" for kind in graph.kinds)
+        echo(f"graph         {kinds}, {graph.n_edges:,} edges")
+        how = _how(made["steps"]["fingerprints"], engine)
+        complete = FingerprintStore.open(out / "fingerprints", graph=graph)
+        _tell_store("fingerprints", complete, how, echo)
+        short = _three_hops(graph, out, engine, spark or {}, seed, echo)
     test = TestPart.from_table(graph, data.test)
-    (complete, short), how = _fingerprints(graph, out, engine, spark or {}, seed, echo)
-    router = _route(out, data, graph, complete, seed, echo)
+    router = None if parts is None else _router(out, parts, data, graph, complete, made, seed, echo)
     best = recommend(graph, short, test.users, K, popularity_discount=POPULARITY_DISCOUNT)
     quality = _quality(graph, complete, best, data, test)
     echo_quality(f"Recommendations on {data.split}, {len(test.users):,} users", quality, echo)
@@ -160,8 +178,14 @@ def run_demo(
         found["router"] = router.to_json()
     path = write_report(out / "report.html", report)
     echo(f"\nreport        {path}")
+    echo(f"pipeline      {made['report']}")
+    if data.truth is not None:
+        config = write_config(out, engine, seed)
+        echo(f"next month    fairpath pipeline --config {config} --until {NEXT_UNTIL}")
     if router is not None:
-        found["release"] = _publish(out, graph, complete, echo)
+        found["release"] = made["release"]
+        how = f"{made['release']}; to serve it: fairpath serve {out / RELEASES}"
+        echo(f"release       {made['summary'] if made['release'] is None else how}")
     return {
         "graph": {"nodes": graph.n_nodes, "edges": graph.n_edges, "checksum": graph.checksum},
         "fingerprints": {store.path.name: store.checksum for store in (complete, short)},
@@ -202,41 +226,76 @@ def _load(
     return Data(origin, split, train, test, truth, groups, choices)
 
 
-def _build(out: Path, data: Data) -> Graph:
-    """Graph of the training part, which is kept beside it."""
-    keep_tables(out, {TRAIN: data.train, TEST: data.test}, made="graph")
-    with show_progress(lines=False) as update:
-        return build_graph(EdgeInput(out / TRAIN), out / "graph", progress=update)
+def _choices(out: Path, data: Data, seed: int, echo: Echo) -> ChoiceParts | None:
+    """Choices of LLMs before and after the moment; None, with a line that says why, without a router."""
+    if data.choices is None:
+        echo("router        left out: it needs --events and --llms, choices of language models")
+        return None
+    if missing := [name for name in ("torch", "safetensors") if find_spec(name) is None]:
+        echo(
+            f"router        left out: {' and '.join(missing)} not installed (pip install 'fairpath[router]')"
+        )
+        return None
+    from jobs.demo_router import prepare_choices
+
+    events, llms = data.choices
+    moment = moment_of(data.test)
+    return prepare_choices(out, events=events, llms=llms, moment=moment, truth=data.truth, seed=seed)
 
 
-def _publish(out: Path, graph: Graph, complete: FingerprintStore, echo: Echo) -> str:
-    """Publish what a service needs; what was published before is kept."""
-    from jobs.demo_router import ROUTER
-    from router.publishing import publish
+def _router(
+    out: Path,
+    parts: ChoiceParts,
+    data: Data,
+    graph: Graph,
+    complete: FingerprintStore,
+    made: Mapping[str, Any],
+    seed: int,
+    echo: Echo,
+) -> ShownRouter:
+    """The router that the pipeline trained, judged by what came later."""
+    from jobs.demo_router import ROUTER, judge_router
+    from jobs.demo_router_report import ShownRouter
 
-    root = out / RELEASES
-    release = publish(root, model=out / ROUTER, graph=graph.path, fingerprints=complete.path)
-    echo(f"release       {release.version}; to serve it: fairpath serve {root}")
-    return release.version
+    trained = made["steps"]["train"]
+    took = KEPT if trained["state"] == "kept" else f"{trained['seconds']:.1f} s"
+    echo(f"router        {len(parts.trained):,} choices of {len(parts.llms)} models, {took}")
+    run = judge_router(out / ROUTER, parts, graph=graph, fingerprints=complete, truth=data.truth, seed=seed)
+    return ShownRouter(run, seed)
 
 
-def _fingerprints(
+@contextmanager
+def _session(engine: str, out: Path, spark: Mapping[str, Any]) -> Iterator[None]:
+    """One Spark session for all that has to be computed, where there is something and Spark is asked for."""
+    if engine == "local" or all((out / name).exists() for name in ("fingerprints", THREE_HOP)):
+        yield
+        return
+    from jobs.spark_session import session_for_a_job
+
+    with session_for_a_job(app_name="fairpath-demo", **spark):
+        yield
+
+
+def _three_hops(
     graph: Graph, out: Path, engine: str, spark: Mapping[str, Any], seed: int, echo: Echo
-) -> tuple[tuple[FingerprintStore, FingerprintStore], str]:
-    """Complete rows of all nodes and three-hop rows of the users, and how the complete ones came about."""
-    wanted = (("fingerprints", COMPLETE, None), ("three-hop", SHORT, graph.nodes_of_kind("user")))
-    if all((out / name).exists() for name, _, _ in wanted):
-        engine = "local"  # only checks that they are the same: no reason to start Spark
-    stores, notes = [], []
-    with _engine(engine, graph, spark) as compute:
-        for name, params, sources in wanted:
-            kept, started = (out / name).exists(), time.monotonic()
-            store = compute(out / name, replace(params, seed=seed), sources)
-            seconds = time.monotonic() - started
-            notes.append("kept from an earlier run" if kept else f"{seconds:.1f} s with the {engine} engine")
-            echo(f"{name:<14}{store.n_sources:,} rows, {int(store.moves.sum()):,} moves, {notes[-1]}")
-            stores.append(store)
-    return (stores[0], stores[1]), notes[0]
+) -> FingerprintStore:
+    """Three-hop rows of the users."""
+    kept, started = (out / THREE_HOP).exists(), time.monotonic()
+    # Where they are there, it is only checked that they are the same: no reason to start Spark.
+    with _engine("local" if kept else engine, graph, spark) as compute:
+        store = compute(out / THREE_HOP, replace(SHORT, seed=seed), graph.nodes_of_kind("user"))
+    how = {"state": "kept" if kept else "done", "seconds": time.monotonic() - started}
+    _tell_store(THREE_HOP, store, _how(how, engine), echo)
+    return store
+
+
+def _how(told: Mapping[str, Any], engine: str) -> str:
+    """How a store came about, from what is told of its step."""
+    return KEPT if told["state"] == "kept" else f"{told['seconds']:.1f} s with the {engine} engine"
+
+
+def _tell_store(name: str, store: FingerprintStore, how: str, echo: Echo) -> None:
+    echo(f"{name:<14}{store.n_sources:,} rows, {int(store.moves.sum()):,} moves, {how}")
 
 
 @contextmanager
@@ -268,37 +327,6 @@ def _engine(name: str, graph: Graph, spark: Mapping[str, Any]) -> Iterator[Compu
                 progress=progress,
                 block_moves=BLOCK_MOVES,
             )
-
-
-def _route(
-    out: Path, data: Data, graph: Graph, complete: FingerprintStore, seed: int, echo: Echo
-) -> ShownRouter | None:
-    """Router part; None, with a line that says why, where it cannot run."""
-    if data.choices is None:
-        echo("router        left out: it needs --events and --llms, choices of language models")
-        return None
-    if missing := [name for name in ("torch", "safetensors") if find_spec(name) is None]:
-        echo(
-            f"router        left out: {' and '.join(missing)} not installed (pip install 'fairpath[router]')"
-        )
-        return None
-    from jobs.demo_choices import moment_of
-    from jobs.demo_router import run_router
-    from jobs.demo_router_report import ShownRouter
-
-    events, llms = data.choices
-    run = run_router(
-        out,
-        events=events,
-        llms=llms,
-        graph=graph,
-        fingerprints=complete,
-        moment=moment_of(data.test),
-        truth=data.truth,
-        seed=seed,
-        echo=echo,
-    )
-    return ShownRouter(run, seed)
 
 
 def _quality(graph: Graph, complete: FingerprintStore, best: Ranking, data: Data, test: TestPart) -> Quality:

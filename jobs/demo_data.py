@@ -39,7 +39,7 @@ from ppr.manifest import (
 )
 
 FORMAT = "fairpath-market"
-VERSION = 2
+VERSION = 3
 
 FIRST_DAY = np.datetime64("2025-01-06T00:00:00", "s")
 N_DAYS = 180
@@ -52,6 +52,7 @@ EVENT_WEIGHTS = np.array([1.0, 2.0, 3.0, 5.0])  # view, favourite, basket, purch
 CHOICE_TEMPERATURE = 0.8  # scale of the Gumbel noise in the choice of a model
 PERSONA_FOLLOWS_TASTE = 0.7  # probability that a user's persona is the archetype's, else it is any
 TABLES = ("interactions", "items", "users", "llms", "llm_choices")
+DELIVERIES, INTERACTIONS, CHOICES = "deliveries", "interactions", "choices"
 TRUTH_FILE = "truth.npz"
 
 _STREAMS = {"items": 1, "users": 2, "interactions": 3, "choices": 4}
@@ -165,6 +166,9 @@ def make_market(seed: int = 0, sizes: MarketSizes | None = None) -> Market:
 def write_market(out: Path, seed: int = 0, sizes: MarketSizes | None = None) -> Path:
     """Generate the market into folder ``out``: one Parquet file per table, ``truth.npz``, ``manifest.json``.
 
+    Below ``deliveries/`` the interactions and the choices lie once more, in a file for each month, named by
+    its last day: what a pipeline would be given from month to month.
+
     Does nothing where ``out`` already holds the same market.
 
     Raises
@@ -182,6 +186,8 @@ def write_market(out: Path, seed: int = 0, sizes: MarketSizes | None = None) -> 
     with new_store(out) as folder:
         for name, table in market.tables().items():
             pq.write_table(table, folder / f"{name}.parquet")
+        for name, table in ((INTERACTIONS, market.interactions), (CHOICES, market.llm_choices)):
+            _write_months(folder / DELIVERIES / name, table)
         np.savez_compressed(folder / TRUTH_FILE, **market.truth)  # type: ignore[arg-type]  # numpy's stub
         files = describe_files(folder)
         write_manifest(
@@ -225,6 +231,15 @@ def choice_probabilities(utility: FloatArray) -> FloatArray:
     weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     probabilities: FloatArray = weights / weights.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def _write_months(folder: Path, table: pa.Table) -> None:
+    """Write a file of the rows of each month, named by the month's last day."""
+    folder.mkdir(parents=True)
+    months = table["timestamp"].to_numpy().astype("datetime64[M]")
+    for month in np.arange(months.min(), months.max() + 1):
+        last_day = (month + 1).astype("datetime64[D]") - 1
+        pq.write_table(table.filter(pa.array(months == month)), folder / f"{last_day}.parquet")
 
 
 def _checksum(files: dict[str, dict[str, Any]]) -> str:

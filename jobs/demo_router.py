@@ -1,14 +1,11 @@
 """The demo's router: trained on the choices before a moment, judged by later ones and by the planted truth.
 
-One user in ten is kept out of the training, to see how the router does for users it meets later. Its sizes
-are fixed, not chosen on the test part: small, since the example market is; with more steps the choices that
-the training itself holds out become no likelier.
+One user in ten is kept out of the training, to see how the router does for users it meets later.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +31,11 @@ from jobs.demo_choices import (
 from jobs.demo_desk import Desk
 from jobs.demo_files import keep_tables
 from jobs.demo_quality import Quality, Truth
+from jobs.pipeline.rows import YEARS_1_TO_9999
 from jobs.report import SupportCurves
 from jobs.settings import RouterSettings
-from jobs.train_router import run as train_router
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
-from router.dataset import RouterFiles
 from router.dataset.events import Events, read_events
 from router.dataset.llms import read_llms
 from router.persona.data import Bools, Ints
@@ -53,8 +49,6 @@ GAP, FORESEEN = "gap closed", "later choices foreseen"
 _SUPPORT = (0, 1, 3, 5, 10)
 _HISTORY = {"0": (0, 0), "1": (1, 1), "2": (2, 2), "3-5": (3, 5), "6-10": (6, 10), "11+": (11, np.inf)}
 _LEAST_USERS = 5  # in a bin that is shown
-
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,36 +87,23 @@ class RouterRun:
         return self.desk.scorer.bundle.checksum
 
 
-def run_router(
-    out: Path,
-    *,
-    events: Path,
-    llms: Path,
-    graph: Graph,
-    fingerprints: FingerprintStore,
-    moment: float | None,
-    truth: Truth | None,
-    seed: int,
-    echo: Echo,
-) -> RouterRun:
-    """Train the router, or keep that of an earlier run, and judge it.
+def prepare_choices(
+    out: Path, *, events: Path, llms: Path, moment: float | None, truth: Truth | None, seed: int
+) -> ChoiceParts:
+    """Split the choices at the moment, and write those to train on beside the demo's other tables.
 
     Parameters
     ----------
     out
-        The demo's folder; gets the choices of the training and the bundle.
+        The demo's folder; gets the choices of the training.
     events, llms
         Tables of the choices and of the LLMs.
-    graph, fingerprints
-        The training graph, and the complete rows of its nodes.
     moment
         When the interactions were split; see :func:`jobs.demo_choices.split_events`.
     truth
         What is planted, or None.
     seed
         Of all draws.
-    echo
-        Receives the lines meant for a person.
 
     Raises
     ------
@@ -137,12 +118,34 @@ def run_router(
     parts = choice_parts(table, names, rows, seed, truth)
     in_training = rows[0][~parts.newcomers[table.users[rows[0]]]]
     keep_tables(out, {CHOICES: _events_table(table, in_training, names)}, made=ROUTER)
-    assert graph.path is not None
-    files = RouterFiles(events=out / CHOICES, llms=llms, graph=graph.path, fingerprints=fingerprints.path)
-    settings = RouterSettings(encoder="hashing", seed=seed, n_factors=6, n_tastes=8, n_steps=200)
-    how = _train(files, out / ROUTER, settings)
-    echo(f"router        {len(parts.trained):,} choices of {len(names)} models, {how}")
-    desk = Desk(out / ROUTER, parts, Surroundings(graph, fingerprints, settings.top_k), seed)
+    return parts
+
+
+def judge_router(
+    bundle: Path,
+    parts: ChoiceParts,
+    *,
+    graph: Graph,
+    fingerprints: FingerprintStore,
+    truth: Truth | None,
+    seed: int,
+) -> RouterRun:
+    """Judge a router by the later choices, beside the baselines.
+
+    Parameters
+    ----------
+    bundle
+        The router, trained on the choices of :func:`prepare_choices`.
+    parts
+        The choices.
+    graph, fingerprints
+        The training graph, and the complete rows of its nodes.
+    truth
+        What is planted, or None.
+    seed
+        Of all draws.
+    """
+    desk = Desk(bundle, parts, Surroundings(graph, fingerprints, RouterSettings().top_k), seed)
     baselines = fit_baselines(parts, seed)
     picks = {**baseline_picks(baselines, parts, parts.earlier), OURS: desk.picks(desk.users)}
     del baselines[POPULAR]  # by task says it all in the curves
@@ -151,14 +154,7 @@ def run_router(
     if parts.utility is not None:
         picks[PLANTED] = picks_of(parts.utility, parts)
     quality = {name: _quality(parts, picked) for name, picked in picks.items()}
-    return RouterRun(out / ROUTER, parts, desk, picks, quality, curves, truth)
-
-
-def _train(files: RouterFiles, out: Path, settings: RouterSettings) -> str:
-    """Train, and say how the bundle came about."""
-    started = time.monotonic()
-    result = train_router(files, out, settings, lines=False)
-    return "kept from an earlier run" if result["kept"] else f"{time.monotonic() - started:.1f} s"
+    return RouterRun(bundle, parts, desk, picks, quality, curves, truth)
 
 
 def _events_table(events: Events, rows: Ints, llms: tuple[str, ...]) -> pa.Table:
@@ -175,6 +171,9 @@ def _events_table(events: Events, rows: Ints, llms: tuple[str, ...]) -> pa.Table
     if events.offered is not None:
         offered = [[llms[i] for i in np.flatnonzero(row)] for row in events.offered[rows]]
         columns["offered"] = pa.array(offered)
+    if events.timestamps is not None and events.timestamps.max() < YEARS_1_TO_9999[1]:
+        microseconds = np.rint(events.timestamps[rows] * 1e6).astype(np.int64)
+        columns["timestamp"] = pa.array(microseconds).cast(pa.timestamp("us", "UTC"))
     missing_is_null = {name: pa.array(v[rows], from_pandas=True) for name, v in events.measured.items()}
     return pa.table(columns | missing_is_null)
 

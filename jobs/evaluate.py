@@ -60,6 +60,17 @@ def most_popular(
 ) -> npt.NDArray[np.int32]:
     """Rank the unseen nodes of some kinds by in-degree: the baseline that a recommender must beat.
 
+    Parameters
+    ----------
+    graph
+        Where degrees and what was seen come from.
+    users
+        Nodes, int [b]; -1: someone who has seen nothing.
+    k
+        Length of the lists.
+    kinds
+        What is ranked.
+
     Returns
     -------
     int32 [b, k]
@@ -71,7 +82,7 @@ def most_popular(
     rows = np.asarray(users, dtype=np.int64).reshape(-1)
     ranked = np.full((len(rows), k), -1, dtype=np.int32)
     for row, user in enumerate(rows):
-        seen = graph.indices[graph.indptr[user] : graph.indptr[user + 1]]
+        seen = graph.indices[graph.indptr[user] : graph.indptr[user + 1] if user >= 0 else 0]
         first = candidates[: k + len(seen) + 1]
         unseen = first[~np.isin(first, seen) & (first != user)][:k]
         ranked[row, : len(unseen)] = unseen

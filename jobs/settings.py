@@ -46,8 +46,13 @@ def _split_words(value: object) -> object:
     return tuple(word for word in re.split(r"[,\s]+", value) if word) if isinstance(value, str) else value
 
 
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 _NoneWord = BeforeValidator(_none_word)
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
+Places = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 OptionalInt = Annotated[int | None, _NoneWord]
 OptionalStr = Annotated[str | None, _NoneWord]
 OptionalBool = Annotated[bool | None, _NoneWord]
@@ -57,6 +62,8 @@ Column = Annotated[int | str | None, BeforeValidator(_column)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+OptionalFloat = Annotated[Annotated[float, Field(allow_inf_nan=False)] | None, _NoneWord]
 
 
 class _Section(BaseModel):
@@ -208,6 +215,45 @@ class DemoSettings(_Section):
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="seed of the market and of the draws")
 
 
+class PipelineSettings(_Section):
+    """What ``pipeline`` reads, and where its results go."""
+
+    work: Path = Field(default=Path("pipeline"), description="folder of the steps' outputs and of the runs")
+    releases: Path = Field(default=Path("releases"), description="folder of the releases")
+    interactions: Places = Field(
+        default=(), description="deliveries of interactions (user, item): files, folders or patterns"
+    )
+    choices: Places = Field(
+        default=(), description="deliveries of choices of LLMs (user, query, llm), as train-router reads them"
+    )
+    llms: OptionalPath = Field(default=None, description="table of the LLMs; needed where there are choices")
+    queries: OptionalPath = Field(default=None, description="table of the queries, or none")
+    users: OptionalPath = Field(default=None, description="table of the users' attributes, or none")
+    store: OptionalStr = Field(
+        default=None, description="URL of the service's store: its feedback takes part; or none"
+    )
+    erased: OptionalPath = Field(
+        default=None, description="text file of users to leave out, one a line, or none"
+    )
+    may_lack: Words = Field(
+        default=(), description="columns that a delivery may lack though others of its kind have them"
+    )
+    wait_for: Places = Field(
+        default=(),
+        description="patterns, '{date}' for the last day of the interval, that must be there to be ready",
+    )
+    held_out_users: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="share of the users that releases are judged by"
+    )
+    held_out_events: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="last events of each of them that are held out, half of them at most"
+    )
+    keep_runs: PositiveInt = Field(default=3, description="runs whose outputs are kept")
+    notify_url: OptionalSecret = Field(
+        default=None, description="URL that is told the result of each run, or none"
+    )
+
+
 class FairQueueSettings(_Section):
     """How the users of a shared application take turns."""
 
@@ -268,6 +314,42 @@ class ServerSettings(_Section):
     refresh_s: PositiveInt = Field(default=5, description="how often the status page refreshes itself")
 
 
+class GateSettings(_Section):
+    """The rule by which a candidate is published or not; :mod:`jobs.pipeline.gate` says how it is applied."""
+
+    min_users: Annotated[int, Field(ge=0)] = Field(
+        default=20,
+        description="users with held-out rows that a comparison needs, of choices and of items each",
+    )
+    too_few: Literal["refuse", "publish"] = Field(
+        default="refuse",
+        description="what becomes of a candidate that too few users judge, unless it is the first",
+    )
+    log_likelihood_tolerance: Tolerance = Field(
+        default=0.01, description="nats per choice that a candidate may lose against the current release"
+    )
+    accuracy_tolerance: Tolerance = Field(
+        default=0.01, description="share of choices foreseen that it may lose"
+    )
+    ndcg_tolerance: Tolerance = Field(default=0.005, description="NDCG of the items that it may lose")
+    recall_tolerance: Tolerance = Field(default=0.01, description="recall of the items that it may lose")
+    log_likelihood_floor: OptionalFloat = Field(
+        default=None, description="lowest log-likelihood in nats per choice (below 0), or none"
+    )
+    accuracy_floor: OptionalFloat = Field(
+        default=None, description="lowest share of choices foreseen, or none"
+    )
+    ndcg_floor: OptionalFloat = Field(default=None, description="lowest NDCG of the items, or none")
+    recall_floor: OptionalFloat = Field(default=None, description="lowest recall of the items, or none")
+    popularity_floor: bool = Field(
+        default=True, description="refuse what is worse than always the most popular, beyond chance"
+    )
+    collapse: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.5,
+        description="refuse if users, items or rows fell below this share of the last run's; 0 never",
+    )
+
+
 class LogSettings(_Section):
     """Logs, on standard error."""
 
@@ -292,9 +374,11 @@ class Settings(BaseSettings):
     evaluate: EvaluateSettings = EvaluateSettings()
     router: RouterSettings = RouterSettings()
     demo: DemoSettings = DemoSettings()
+    pipeline: PipelineSettings = PipelineSettings()
     fairqueue: FairQueueSettings = FairQueueSettings()
     server: ServerSettings = ServerSettings()
     serve: ServeSettings = ServeSettings()
+    gate: GateSettings = GateSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

@@ -68,8 +68,8 @@ h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 8px; letter-spacing: -.01em 
 h2 { font-size: 1.25rem; margin: 56px 0 4px; letter-spacing: -.005em }
 h3 { font-size: 1rem; margin: 0 }
 p { margin: 4px 0 16px; max-width: 72ch; color: var(--ink-soft) }
-figure { margin: 16px 0 0 }
-figure svg { width: 100%; height: auto; display: block }
+figure { margin: 16px 0 0; overflow-x: auto }
+figure svg { width: 100%; min-width: 640px; height: auto; display: block }
 figure svg text { font-family: inherit; paint-order: stroke; stroke: var(--surface); stroke-width: 3px;
   stroke-linejoin: round }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
@@ -94,6 +94,7 @@ td.number { text-align: right; padding-right: 0; white-space: nowrap }
 table.figures { margin: 0 0 20px }
 table.figures caption { text-align: left; font-weight: 600; padding: 8px 0 2px }
 table.figures th { width: auto }
+table.figures td:first-child { min-width: 10em }
 table.figures th.number { text-align: right; padding: 6px 0 4px 16px }
 table.figures td.number { padding-left: 16px }
 blockquote { margin: 0 0 16px; padding: 2px 0 2px 16px; border-left: 3px solid var(--series-1);
@@ -102,6 +103,22 @@ blockquote { margin: 0 0 16px; padding: 2px 0 2px 16px; border-left: 3px solid v
 .reasons dt { color: var(--ink-soft); font-size: .8rem; margin-top: 8px }
 .reasons dd { margin: 0; overflow-wrap: anywhere }
 .hit { color: var(--series-7); font-weight: 600; white-space: nowrap }
+.verdict { margin: 24px 0 0; padding: 14px 20px 8px; border-radius: 10px; border: 1px solid var(--rule);
+  border-left: 8px solid currentcolor }
+.verdict h2 { margin: 0; font-size: 1.6rem }
+.verdict ul { margin: 0 0 8px; padding: 0; list-style: none; font-size: .9rem }
+.verdict li { padding: 2px 0 2px 1.5em; text-indent: -1.5em; color: var(--ink-soft);
+  overflow-wrap: anywhere }
+.verdict .broken { color: var(--ink) }
+.verdict .mark { display: inline-block; width: 1.5em; text-indent: 0; font-weight: 600;
+  color: var(--series-7) }
+.verdict .broken .mark { color: var(--series-8) }
+.verdict summary { font-size: .9rem; color: var(--ink-soft); cursor: pointer; margin-bottom: 6px }
+.verdict .kind { font-size: .85rem; margin-top: -12px }
+.verdict.good { color: var(--series-7) }
+.verdict.warn { color: var(--series-2) }
+.verdict.calm { color: var(--ink-soft) }
+.verdict.bad { color: var(--series-8) }
 .parameters { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 24px 36px }
 """
 

@@ -48,6 +48,7 @@ TARGETS = (
     "serve_speed",
     "serve_start",
     "serve_soak",
+    "pipeline",
 )
 # Targets that make one page: run in this order, shown as one, the tables of goals first.
 GROUPS = {

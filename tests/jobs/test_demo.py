@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from jobs.demo_data import MarketSizes, make_market
 from jobs.demo_measure import packet_estimates, walk_estimate
 from jobs.demo_quality import TestPart, echo_quality, planted_quality, ranking_quality
 from jobs.demo_router import FORESEEN
+from jobs.errors import NotYetError
 from jobs.interactions import read_interactions
+from jobs.pipeline.deliveries import check_ready, find_deliveries
+from jobs.settings_layers import load_settings
 from ppr.blocks import compute_block
 from ppr.build import build_graph
 from ppr.errors import DataError, OutputExistsError, ParameterError
@@ -24,6 +28,7 @@ from ppr.exact import exact_ppr
 from ppr.graph import Graph
 from ppr.inputs import EdgeInput
 from ppr.params import FingerprintParams
+from router.releases import current_version
 
 SIZES = MarketSizes(n_users=150, n_items=120, n_interactions=3000)
 SIGMAS = 6.0
@@ -166,6 +171,45 @@ def test_demo_report_tells_the_same(demo_run: tuple[Path, dict, str]) -> None:
         for item in items:
             assert item in page
     assert page.count("<svg ") == 11
+
+
+def test_what_the_demo_made_is_a_run_of_the_pipeline(demo_run: tuple[Path, dict, str]) -> None:
+    out, result, text = demo_run
+    for name in ("graph", "fingerprints", "router"):
+        assert not (out / name).readlink().is_absolute()
+        assert (out / name / "manifest.json").is_file()
+    (record,) = out.glob("pipeline/runs/*/run.json")
+    steps = json.loads(record.read_text())["steps"]
+    assert steps["graph"]["facts"]["checksum"] == result["graph"]["checksum"]
+    assert steps["train"]["facts"]["checksum"] == result["router"]["checksum"]
+    assert steps["publish"]["facts"]["release"] == result["release"] in text
+    assert current_version(out / "releases") == result["release"]
+    before = min(pq.read_table(out / "test.parquet")["timestamp"].to_pylist())
+    assert record.parent.name == f"{before:%Y%m%dT%H%M%SZ}"
+
+
+def test_the_demo_leaves_settings_to_go_on_with(demo_run: tuple[Path, dict, str]) -> None:
+    out, _, text = demo_run
+    assert f"--config {out / 'pipeline.toml'} --until 2025-07-01" in text
+    settings = load_settings(files=[out / "pipeline.toml"]).settings.pipeline
+    assert settings.work == out / "pipeline"
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    found = check_ready(settings, datetime(2025, 7, 1, tzinfo=UTC), now)
+    assert [Path(path).name for path in found] == ["2025-06-30.parquet"] * 2
+    with pytest.raises(NotYetError, match=r"2025-08-31\.parquet"):
+        check_ready(settings, datetime(2025, 9, 1, tzinfo=UTC), now)
+    deliveries = find_deliveries(settings)
+    assert len({delivery.path.stem for delivery in deliveries}) == len(deliveries) / 2
+
+
+def test_times_that_no_calendar_has(tmp_path: Path) -> None:
+    """Milliseconds that are taken for seconds still order the rows, and are no times for the pipeline."""
+    table = make_market(0, SIZES).interactions
+    times = table["timestamp"].cast(pa.int64())
+    pq.write_table(table.set_column(3, "timestamp", times), tmp_path / "own.parquet")
+    result, _ = run(tmp_path / "out", interactions=tmp_path / "own.parquet")
+    assert demo.COMPOSED in result["quality"]
+    assert "timestamp" in pq.read_schema(tmp_path / "out" / "train.parquet").names
 
 
 def test_recommendations_are_new_to_the_user(demo_run: tuple[Path, dict, str]) -> None:

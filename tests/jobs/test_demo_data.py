@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import demo_words as words
@@ -227,11 +229,24 @@ def test_written_market_is_read_back(tmp_path: Path) -> None:
 
 def test_files_are_equal_byte_for_byte_and_written_once(tmp_path: Path) -> None:
     first, second = (write_market(tmp_path / name, 3, SMALL) for name in ("a", "b"))
-    for path in first.iterdir():
-        assert path.read_bytes() == (second / path.name).read_bytes()
-    before = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    files = [path for path in first.rglob("*") if path.is_file()]
+    for path in files:
+        assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in files}
     write_market(first, 3, SMALL)
-    assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("kind", "table"), [("interactions", "interactions"), ("choices", "llm_choices")])
+def test_deliveries_are_the_rows_of_each_month(tmp_path: Path, kind: str, table: str) -> None:
+    market = write_market(tmp_path / "market", 3, SMALL)
+    rows = pq.read_table(market / f"{table}.parquet").to_pylist()
+    months: dict[str, list[dict[str, object]]] = {}
+    for row in rows:
+        last = calendar.monthrange(row["timestamp"].year, row["timestamp"].month)[1]
+        months.setdefault(f"{row['timestamp']:%Y-%m}-{last}", []).append(row)
+    files = sorted((market / "deliveries" / kind).iterdir())
+    assert {path.stem: pq.read_table(path).to_pylist() for path in files} == months
 
 
 def test_another_market_is_not_overwritten(tmp_path: Path) -> None:

@@ -14,7 +14,19 @@ import pytest
 from jobs import demo
 from jobs.demo_choices import ChoiceParts, foreseen, gap_closed, user_quality
 from jobs.demo_data import MarketSizes, make_market, write_market
-from jobs.demo_router import CHOICES, FORESEEN, GAP, OURS, PLANTED, RouterRun, run_router
+from jobs.demo_pipeline import ROUTER as TRAINING
+from jobs.demo_quality import Truth
+from jobs.demo_router import (
+    CHOICES,
+    FORESEEN,
+    GAP,
+    OURS,
+    PLANTED,
+    ROUTER,
+    RouterRun,
+    judge_router,
+    prepare_choices,
+)
 from jobs.demo_router_report import (
     READABLE,
     ShownRouter,
@@ -26,6 +38,7 @@ from jobs.demo_router_report import (
     shares_of,
     surest_pair,
 )
+from jobs.train_router import run as train_router
 from ppr.build import build_graph
 from ppr.errors import OutputExistsError, ParameterError
 from ppr.fingerprints import FingerprintStore
@@ -33,10 +46,12 @@ from ppr.graph import Graph
 from ppr.inputs import EdgeInput
 from ppr.local import compute_fingerprints
 from ppr.params import FingerprintParams
+from router.dataset import RouterFiles
 from router.policy import Catalogue, Llm, Policy
 from router.surroundings import Surroundings
 
 SIZES = MarketSizes(n_users=150, n_items=80, n_interactions=1500, n_choices=1800)
+TRUTH = make_market(0, SIZES).truth
 Router = Callable[..., RouterRun]
 
 
@@ -51,18 +66,14 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, Fingerprint
 def routed(stores: tuple[Graph, FingerprintStore]) -> Router:
     graph, fingerprints = stores
 
-    def run(out: Path, market: Path, **options: object) -> RouterRun:
-        arguments: dict[str, object] = {
-            "events": market / "llm_choices.parquet",
-            "llms": market / "llms.parquet",
-            "graph": graph,
-            "fingerprints": fingerprints,
-            "moment": None,
-            "truth": make_market(0, SIZES).truth,
-            "seed": 0,
-            "echo": lambda line: None,
-        }
-        return run_router(out, **{**arguments, **options})  # type: ignore[arg-type]
+    def run(out: Path, market: Path, seed: int = 0, truth: Truth | None = TRUTH) -> RouterRun:
+        events, llms = market / "llm_choices.parquet", market / "llms.parquet"
+        parts = prepare_choices(out, events=events, llms=llms, moment=None, truth=truth, seed=seed)
+        files = RouterFiles(events=out / CHOICES, llms=llms, graph=graph.path, fingerprints=fingerprints.path)
+        train_router(files, out / ROUTER, TRAINING.model_copy(update={"seed": seed}), lines=False)
+        return judge_router(
+            out / ROUTER, parts, graph=graph, fingerprints=fingerprints, truth=truth, seed=seed
+        )
 
     return run
 
@@ -133,9 +144,9 @@ def test_users_who_swap_their_choices_swap_their_models(
 
 
 def test_a_second_run_keeps_the_bundle(routed: Router, router: RouterRun, market: Path) -> None:
-    lines: list[str] = []
-    again = routed(router.path.parent, market, echo=lines.append)
-    assert "kept from an earlier run" in lines[0]
+    before = (router.path / "manifest.json").stat().st_mtime_ns
+    again = routed(router.path.parent, market)
+    assert (router.path / "manifest.json").stat().st_mtime_ns == before
     assert again.checksum == router.checksum
     assert again.quality == router.quality
 

@@ -1,0 +1,191 @@
+"""Runs of the pipeline on disk: which outputs the steps of a run have, and how each went.
+
+Below ``pipeline.work``,
+
+==============================  ==================================================================
+``.lock``                       held by the pipeline at work; says which process that is
+``steps/<step>/<key>``          an output; the key is a digest of what it was made from, and how
+``runs/<run>/run.json``         the steps of a run: their keys, states, times, and what they found
+``runs/<run>/report.json``      everything about the run, and ``report.html``, the same as a page
+==============================  ==================================================================
+
+A run is named by the end of its data interval, ``20260131T000000Z``, or ``latest`` where none was given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ppr.errors import StoreError
+from ppr.manifest import file_sha256, full_disk_is_an_error, sync
+
+STEPS = ("ready", "collect", "graph", "fingerprints", "train", "evaluate", "publish", "report", "notify")
+FORMAT = 1
+LATEST = "latest"
+RECORD = "run.json"
+REPORT = "report.json"
+PAGE = "report.html"
+_KEY_LENGTH = 16
+
+
+@dataclass(slots=True)
+class Run:
+    """A run, as its ``run.json`` has it.
+
+    Attributes
+    ----------
+    folder
+        Where its record is, and its report will be.
+    until
+        End of the data interval, or None for all up to now.
+    steps
+        What is known of each step that was done: ``state`` (``done``, ``kept``, ``skipped`` or ``failed``),
+        ``key`` of its output where there is one, ``seconds``, ``facts``.
+    """
+
+    folder: Path
+    until: datetime | None
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, work: Path, until: datetime | None) -> Run:
+        """The run with this end; a new one where there is none yet.
+
+        Raises
+        ------
+        StoreError
+            Its record is damaged.
+        """
+        folder = work / "runs" / run_name(until)
+        return cls(folder, until, read_record(folder).get("steps", {}))
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.folder.name
+
+    def key(self, step: str) -> str | None:
+        """Key of a step's output; None where it has none."""
+        return self.steps.get(step, {}).get("key")
+
+    def facts(self, step: str) -> dict[str, Any]:
+        """What a step found."""
+        facts: dict[str, Any] = self.steps.get(step, {}).get("facts", {})
+        return facts
+
+    def done(self, step: str) -> bool:
+        """Whether a step was done for this run."""
+        return self.steps.get(step, {}).get("state") in ("done", "kept", "skipped")
+
+    def keep(self, step: str, record: Mapping[str, Any]) -> None:
+        """Record a step; what was made from another output of it is no longer this run's.
+
+        Raises
+        ------
+        ResourceError
+            The disk is full or the folder cannot be written.
+        """
+        if step in self.steps and self.steps[step].get("key") != record.get("key"):
+            for later in STEPS[STEPS.index(step) + 1 :]:
+                self.steps.pop(later, None)
+        self.steps[step] = dict(record)
+        content = {
+            "format": FORMAT,
+            "run": self.name,
+            "until": None if self.until is None else self.until.isoformat(),
+            "updated": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "steps": self.steps,
+        }
+        write_json(self.folder / RECORD, content)
+
+
+def run_name(until: datetime | None) -> str:
+    """Name of the run with this end."""
+    return LATEST if until is None else f"{until.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def output(work: Path, step: str, key: str) -> Path:
+    """Where an output of a step lies, or will."""
+    return work / "steps" / step / key
+
+
+def key_of(step: str, inputs: Mapping[str, Any], how: Mapping[str, Any]) -> str:
+    """Key of a step's output, from the checksums of its inputs and the settings that matter."""
+    text = json.dumps([step, FORMAT, inputs, how], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def checksums(path: Path | None) -> list[str] | None:
+    """Digests of a table's files, hex; None for no table."""
+    if path is None:
+        return None
+    files = sorted(p for p in path.rglob("*.parquet") if p.is_file()) if path.is_dir() else [path]
+    return [file_sha256(file) for file in files]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Record of the run in a folder; empty where there is none.
+
+    Raises
+    ------
+    StoreError
+        It is damaged.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise StoreError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise StoreError(f"{path}: 'format' must be {FORMAT}; remove the folder {folder} to start anew")
+    return record
+
+
+def other_runs(work: Path, run: Run) -> list[dict[str, Any]]:
+    """Records of the other runs, the last updated one first."""
+    folders = [path.parent for path in (work / "runs").glob(f"*/{RECORD}") if path.parent != run.folder]
+    return sorted(map(read_record, folders), key=lambda record: str(record["updated"]), reverse=True)
+
+
+def run_before(work: Path, run: Run) -> dict[str, Any] | None:
+    """Record of the run with the last end before this one's that collected data; None where there is none.
+
+    For a run without an end, that is the last one updated of those that have one.
+    """
+    before = [
+        record
+        for record in other_runs(work, run)
+        if record["until"] is not None and record["steps"].get("collect", {}).get("key") is not None
+    ]
+    if run.until is not None:
+        before = [record for record in before if datetime.fromisoformat(record["until"]) < run.until]
+    return max(before, key=lambda record: str(record["run"]), default=None)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file in one step.
+
+    Raises
+    ------
+    ResourceError
+        The disk is full or the folder cannot be written.
+    """
+    working = path.with_name(f".{path.name}.part")
+    with full_disk_is_an_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with working.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, sort_keys=True, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        working.replace(path)
+        sync(path.parent)
