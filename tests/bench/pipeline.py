@@ -1,4 +1,4 @@
-"""The nightly pipeline on the example market: from nothing, with nothing new, with a small delivery; its sizes.
+"""The nightly pipeline on the example market: from nothing, with nothing new, with a small delivery; sizes.
 
 Every run is a command of its own, as a scheduler starts it. The sizing takes a step at a time, so that the
 memory of one is not that of another.

@@ -233,6 +233,43 @@ def test_broken_data_stay_refused(out: Path, deliveries: dict[str, Any], tmp_pat
         assert "collapse" in {reason["rule"] for reason in result["reasons"] if not reason["passed"]}
 
 
+def test_of_feedback_only_choices_without_the_tasks_that_deliveries_have_are_left_out(
+    out: Path, deliveries: dict[str, Any], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'feedback.db'}"
+    market = small_market()
+    llm = market.llm_choices["llm"][0].as_py()
+    at = datetime(2025, 5, 20, tzinfo=UTC).timestamp()
+    with open_store(url) as store:
+        for task in ("code", None, "maths"):
+            decision = DecisionRecord(
+                decision_id=new_id(),
+                created_at=at,
+                user="somebody new",
+                release="r1",
+                llm=llm,
+                propensity=1.0,
+                source="trained",
+                task=task,
+                query_text=f"a question of {task}",
+                offered=(llm,),
+            )
+            store.add_decision(decision)
+            store.add_feedback(Feedback(decision.decision_id, thumbs=1, occurred_at=at), now=at + 1)
+    settings = settings_of(out, deliveries, store=url)
+    run(settings, ["collect"], until=JUNE)
+    record = Run.open(settings.pipeline.work, JUNE)
+    assert record.facts("collect")["feedback_left_out"] == {"without a task": 1}
+    folder = output(settings.pipeline.work, "collect", record.steps["collect"]["key"])
+    rows = [
+        row
+        for path in folder.glob("*choices*.parquet")
+        for row in pq.read_table(path).to_pylist()
+        if row["user"] == "somebody new"
+    ]
+    assert {row["task"] for row in rows} == {"code", "maths"}
+
+
 def test_feedback_reaches_the_release_and_erased_users_leave_it(
     out: Path, deliveries: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import Connection, Row, and_, case, func, select
+from sqlalchemy import Connection, Row, and_, func, select
 
 from ppr.manifest import new_store
 from router.encoders import ENCODER_METADATA, EncoderIdentity
@@ -100,6 +100,8 @@ def export(
     since: float | None,
     until: float | None,
     encoder_of: Callable[[str], EncoderIdentity | None],
+    *,
+    some_tasks: bool = False,
 ) -> Exported:
     """Write the tables; see :meth:`router.service.store.Store.export`."""
     received = and_(
@@ -108,7 +110,7 @@ def export(
     )
     with new_store(folder) as working, database.read(snapshot=True) as connection:
         erased = {one.user_digest: one for one in erasures.since(connection, 0)[1]}
-        form = _Form.of(connection, received, cache(encoder_of))
+        form = _Form.of(connection, received, cache(encoder_of), some_tasks)
         with ExitStack() as stack:
             tables = _Tables(working, form, stack)
             rows: Iterable[Row[*tuple[Any, ...]]] = connection.execution_options(
@@ -155,7 +157,11 @@ class _Form:
 
     @classmethod
     def of(
-        cls, connection: Connection, received: Any, encoder_of: Callable[[str], EncoderIdentity | None]
+        cls,
+        connection: Connection,
+        received: Any,
+        encoder_of: Callable[[str], EncoderIdentity | None],
+        some_tasks: bool,
     ) -> _Form:
         judged = (
             select(feedback.c.decision_id)
@@ -175,10 +181,10 @@ class _Form:
             latest = select(func.length(query), decisions.c.release).where(chosen, query.is_not(None))
             size, release = connection.execute(latest.order_by(decisions.c.decision_id.desc()).limit(1)).one()
             encoder = encoder_of(release)
-        without_task = select(func.count(case((decisions.c.task.is_(None), 1)))).where(
-            chosen, query.is_not(None)
-        )
-        return cls(name, size, not connection.scalar(without_task), encoder, encoder_of)
+        counts = select(func.count(), func.count(decisions.c.task)).where(chosen, query.is_not(None))
+        n_all, n_with_task = connection.execute(counts).one()
+        with_tasks = n_with_task > 0 if some_tasks else n_with_task == n_all
+        return cls(name, size, with_tasks, encoder, encoder_of)
 
     def query(self, row: Row[*tuple[Any, ...]]) -> str | None:
         """The query of a choice, or its id; None where this decision has another kind of query, or none."""

@@ -263,6 +263,7 @@ class Store(Pruning):
         since: float | None = None,
         until: float | None = None,
         encoder_of: Callable[[str], EncoderIdentity | None] = lambda _: None,
+        some_tasks: bool = False,
     ) -> Exported:
         """Write what was learned as the tables that the batch jobs read; see the module ``export``.
 
@@ -275,6 +276,9 @@ class Store(Pruning):
         encoder_of
             Tells the encoder of a release, or None where it is not known: that of the embeddings is kept
             beside them, and those of other encoders are left out.
+        some_tasks
+            Keep the tasks that some choices have, null for the others, which ``train-router`` does not read;
+            else choices have tasks only where all do.
 
         Raises
         ------
@@ -284,7 +288,7 @@ class Store(Pruning):
             It cannot be written.
         """
         self.flush()
-        return export.export(self._database, folder, since, until, encoder_of)
+        return export.export(self._database, folder, since, until, encoder_of, some_tasks=some_tasks)
 
     # Sessions
 
