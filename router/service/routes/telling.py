@@ -19,7 +19,7 @@ from router.service.store import Accepted, ApiKey, Feedback, UnknownDecisionErro
 
 routes = APIRouter(tags=["feedback"])
 
-_FIRST_WAIT_S = 0.02  # as long as decisions wait to be written together
+_FIRST_WAIT_S = 0.05  # as long as decisions wait to be written together
 
 IdempotencyKey = Annotated[
     str | None,

@@ -2,7 +2,7 @@
 
 Accepted feedback is on the disk before the client hears of it. Decisions are written in batches by a thread
 of each worker, so that no request waits for the database; what a killed worker had not written yet, as a rule
-20 ms of it, is lost with it, and feedback on that is refused. Changes of the schema are migrations, run when
+50 ms of it, is lost with it, and feedback on that is refused. Changes of the schema are migrations, run when
 a store is opened.
 """
 

@@ -148,7 +148,7 @@ class Store(Pruning):
     # Decisions
 
     def add_decision(self, record: DecisionRecord) -> None:
-        """Take a decision without waiting: a thread writes it within about 20 ms.
+        """Take a decision without waiting: a thread writes it within about 50 ms.
 
         Raises
         ------
