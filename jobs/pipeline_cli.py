@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -22,7 +22,7 @@ Until = Annotated[
     Option(
         metavar="TIME",
         help="End of the data interval, ISO 8601, UTC where no zone is given: rows at or after it do not "
-        "take part. Default: all up to now.",
+        "take part; not in the future. Default: all up to now.",
     ),
 ]
 _SECTIONS = ("pipeline", "gate", "graph", "fingerprints", "router", "spark", "log")
@@ -61,4 +61,11 @@ def _time(text: str) -> datetime:
         raise ConfigurationError(f"'--until' must be an ISO 8601 time (got {text!r})") from None
     if time.microsecond:
         raise ConfigurationError(f"'--until' must be a whole second (got {text!r})")
+    try:
+        time.astimezone(UTC) - timedelta(days=1)
+        time - timedelta(days=1)
+    except OverflowError:
+        raise ConfigurationError(
+            f"'--until' must be a time from 0001-01-02 to 9999-12-31 in UTC (got {text!r})"
+        ) from None
     return time

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -28,6 +29,7 @@ from pydantic_settings import (
 from jobs.errors import ConfigurationError
 from jobs.fairqueue.errors import require_positive
 from jobs.fairqueue.tasks import ADVISORY_TASK_RUN_TIME_S
+from jobs.pipeline.rules import check_may_lack, check_wait_for
 from ppr.params import FingerprintParams
 from router.service.settings import ServeSettings
 
@@ -235,10 +237,10 @@ class PipelineSettings(_Section):
     erased: OptionalPath = Field(
         default=None, description="text file of users to leave out, one a line, or none"
     )
-    may_lack: Words = Field(
+    may_lack: Annotated[Words, AfterValidator(check_may_lack)] = Field(
         default=(), description="columns that a delivery may lack though others of its kind have them"
     )
-    wait_for: Places = Field(
+    wait_for: Annotated[Places, AfterValidator(check_wait_for)] = Field(
         default=(),
         description="patterns, '{date}' for the last day of the interval, that must be there to be ready",
     )

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ def run(
     *,
     report: Path | None = None,
     lines: bool = True,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train a router and write its bundle; does nothing where the same one is there.
 
@@ -51,6 +53,8 @@ def run(
         HTML page with the course of the training; by default beside ``out``.
     lines
         Whether to log the course of the training; warnings are logged in any case.
+    tell
+        Is told what the tables lack, and what of them is left out; by default that is a warning.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def run(
         if lines:
             log.info("train-router", events=str(files.events), out=str(out), device=device)
         reading = Reading(
-            settings.encoder, settings.top_k, settings.stream_bytes, settings.seed, tell=log.warning
+            settings.encoder, settings.top_k, settings.stream_bytes, settings.seed, tell=tell or log.warning
         )
         data = read_router_data(files, reading)
         _warn(data)

@@ -212,7 +212,7 @@ def _version_of(root: Path, digest: str) -> str | None:
 def _fill(working: Path, sources: dict[str, Path], moment: datetime, told: dict[str, Any]) -> None:
     """Put the stores and their record into a folder."""
     for name, source in sources.items():
-        shutil.copytree(source, working / name, copy_function=_link)
+        _copy(source, working / name)
     stores = _open_all(working, sources.keys())
     digests = {name: at["manifest_sha256"] for name, at in stores.items()}
     bundle = Bundle.open(working / MODEL, verify=False)
@@ -231,7 +231,17 @@ def _fill(working: Path, sources: dict[str, Path], moment: datetime, told: dict[
     (working / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def _link(source: str, target: str) -> None:
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder by links; ``shutil.copytree`` would gather the errors and lose what kind they are."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_dir():
+            _copy(path, target / path.name)
+        else:
+            _link(path, target / path.name)
+
+
+def _link(source: Path, target: Path) -> None:
     """Hard link, or a copy where the file system cannot: stores are never written to once they are there."""
     try:
         os.link(os.path.realpath(source), target)  # not the symbolic link that it may be

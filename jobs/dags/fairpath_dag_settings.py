@@ -8,6 +8,7 @@ an import error of the DAG, which names file, key, rule and value.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -21,6 +22,8 @@ VARIABLE = "AIRFLOW_FAIRPATH_CONFIG"  # FAIRPATH_* are settings of the program, 
 STEPS = ("collect", "graph", "fingerprints", "train", "evaluate", "publish", "report", "notify")
 DEFAULT_POOL = "default_pool"  # of every Airflow
 _LONG_AGO = date(2000, 1, 1)
+_YEAR_S = 365 * 24 * 3600
+_MOST_RETRIES, _LARGEST_FACTOR = 1000, 100
 
 
 class DagConfigError(ValueError):
@@ -58,6 +61,12 @@ class ProgramSettings:
         if not self.directory:
             object.__setattr__(self, "directory", str(PurePosixPath(self.config[0]).parent))
         _absolute("directory", self.directory)
+        for name in self.environment:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise DagConfigError(
+                    "[environment] must name variables by letters, digits and underscores, no digit first "
+                    f"(got {name!r})"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +116,8 @@ class WaitSettings:
     when_missing: str = "continue"
 
     def __post_init__(self) -> None:
-        _positive("every_s", self.every_s)
-        _positive("timeout_s", self.timeout_s)
+        _duration("every_s", self.every_s)
+        _duration("timeout_s", self.timeout_s)
         _one_of("when_missing", self.when_missing, ("continue", "fail"))
 
 
@@ -130,12 +139,12 @@ class RetrySettings:
     longest_delay_s: float = 3600
 
     def __post_init__(self) -> None:
-        if self.times < 0:
-            raise DagConfigError(f"'times' must not be negative (got {self.times})")
-        _positive("delay_s", self.delay_s)
-        if self.factor < 1:
-            raise DagConfigError(f"'factor' must be at least 1 (got {self.factor})")
-        _positive("longest_delay_s", self.longest_delay_s)
+        if not 0 <= self.times <= _MOST_RETRIES:
+            raise DagConfigError(f"'times' must be from 0 to {_MOST_RETRIES} (got {self.times})")
+        _duration("delay_s", self.delay_s)
+        if not 1 <= self.factor <= _LARGEST_FACTOR:
+            raise DagConfigError(f"'factor' must be from 1 to {_LARGEST_FACTOR} (got {self.factor})")
+        _duration("longest_delay_s", self.longest_delay_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +242,7 @@ class DagSettings:
             if step not in STEPS:
                 raise DagConfigError(f"[timeouts_s] has a step {step!r} (there are: {', '.join(STEPS)})")
             try:
-                _positive(step, seconds)
+                _duration(step, seconds)
             except DagConfigError as error:
                 raise DagConfigError(f"[timeouts_s] {error}") from None
         given = self.timeouts_s
@@ -278,21 +287,21 @@ def read(content: Mapping[str, Any]) -> DagSettings:
     return made
 
 
-def as_utc(given: str) -> datetime:
-    """Time of an ISO 8601 text, UTC where it has no zone.
+def in_zone(given: str, timezone: str) -> datetime:
+    """Time of an ISO 8601 text, UTC where it has no zone, as clocks of a time zone show it.
 
     Raises
     ------
     DagConfigError
-        It is no such text.
+        It is no such text, or lies at the edge of the calendar.
     """
     try:
         time = datetime.fromisoformat(given)
-    except ValueError as error:
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(ZoneInfo(timezone))
+    except (OverflowError, ValueError) as error:
         raise DagConfigError(
             f"'until' must be a time such as 2026-01-31T00:00:00Z (got {given!r})"
         ) from error
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _make(kind: type[Any], content: Mapping[str, Any], section: str) -> Any:
@@ -325,6 +334,8 @@ def _value(hint: Any, value: Any, name: str, section: str) -> Any:
     if hint == tuple[str, ...]:
         listed = [value] if isinstance(value, str) else value
         if isinstance(listed, list) and all(isinstance(part, str) for part in listed):
+            for part in listed:
+                _printable(f"{section}{name!r}", part)
             return tuple(listed)
         raise DagConfigError(f"{section}{name!r} must be a text or a list of texts (got {value!r})")
     if get_origin(hint) is dict:
@@ -347,7 +358,14 @@ def _value(hint: Any, value: Any, name: str, section: str) -> Any:
             date: "a date",
         }
         raise DagConfigError(f"{section}{name!r} must be {words[hint]} (got {value!r})")
+    if isinstance(value, str):
+        _printable(f"{section}{name!r}", value)
     return value
+
+
+def _printable(name: str, text: str) -> None:
+    if "\0" in text:  # no path and no variable may hold it
+        raise DagConfigError(f"{name} must hold no null character (got {text!r})")
 
 
 def _absolute(name: str, path: str) -> None:
@@ -355,9 +373,11 @@ def _absolute(name: str, path: str) -> None:
         raise DagConfigError(f"{name!r} must be an absolute path (got {path!r})")
 
 
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise DagConfigError(f"{name!r} must be positive and finite (got {value})")
+def _duration(name: str, seconds: float) -> None:
+    if not 0 < seconds <= _YEAR_S:
+        raise DagConfigError(
+            f"{name!r} must be positive and at most {_YEAR_S} seconds, a year (got {seconds})"
+        )
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from fairpath_dag_settings import DagConfigError, DagSettings, ProgramSettings, as_utc
+from fairpath_dag_settings import DagConfigError, DagSettings, ProgramSettings, in_zone
 
 AS_CONFIGURED = "as configured"
 CONFIGURATION, NOT_YET = 2, 75
@@ -32,16 +32,17 @@ _MEANING = {1: "a defect", 2: "usage or configuration", 3: "data or resources", 
 _STOP_S = 20  # between asking a process to stop and ending it
 
 
-def until(context: Mapping[str, Any]) -> str:
+def until(settings: DagSettings, context: Mapping[str, Any]) -> str:
     """End of the run's data, the same in every try: as asked for, else that of its data interval.
 
-    A run triggered without a logical date has no data interval: its data end at the second of the trigger.
+    It is told in the schedule's time zone, whose day the pipeline puts for ``{date}`` in ``wait_for``. A run
+    triggered without a logical date has no data interval: its data end at the second of the trigger.
     """
     run = context["dag_run"]
     asked = context["params"].get("until")
     end = asked or (run.data_interval_end or run.run_after.replace(microsecond=0)).isoformat()
     try:
-        return as_utc(end).isoformat().replace("+00:00", "Z")
+        return in_zone(end, settings.schedule.timezone).isoformat().replace("+00:00", "Z")
     except DagConfigError as error:
         raise AirflowFailException(str(error)) from None
 
@@ -51,7 +52,7 @@ def arguments(settings: DagSettings, step: str, context: Mapping[str, Any]) -> l
     given = ["pipeline", step]
     for path in settings.fairpath.config:
         given += ["--config", path]
-    given += ["--until", until(context)]
+    given += ["--until", until(settings, context)]
     engine = context["params"].get("engine", AS_CONFIGURED)
     if engine == AS_CONFIGURED and settings.fingerprints.by != "command":
         engine = "spark"

@@ -6,14 +6,19 @@ shows how this is installed; :mod:`fairpath_dag_settings` says what can be set.
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, CronDataIntervalTimetable, Param
+from croniter import croniter  # type: ignore[import-untyped]
 
-from fairpath_dag_settings import DagSettings, load
+if (_folder := str(Path(__file__).parent)) not in sys.path:  # not every command of Airflow puts it there
+    sys.path.append(_folder)
+from fairpath_dag_settings import DagConfigError, DagSettings, ScheduleSettings, load
 from fairpath_dag_tasks import AS_CONFIGURED, DeliveriesSensor, PipelineStep
 
 DOC = """\
@@ -90,6 +95,23 @@ def train(settings: DagSettings, **common: Any) -> BaseOperator:
     return PipelineStep(step="train", settings=settings, **common)
 
 
+def timetable(schedule: ScheduleSettings) -> CronDataIntervalTimetable:
+    """The data intervals.
+
+    Raises
+    ------
+    DagConfigError
+        Airflow's cron does not understand the schedule, or it never comes.
+    """
+    try:
+        croniter(schedule.cron).get_next()
+    except ValueError as error:  # all of croniter's are
+        raise DagConfigError(
+            f"[schedule] 'cron' must be a schedule that Airflow understands (got {schedule.cron!r}: {error})"
+        ) from None
+    return CronDataIntervalTimetable(schedule.cron, timezone=schedule.timezone)
+
+
 def build(settings: DagSettings) -> DAG:
     """The DAG: ``ready``, then the steps in a row, then ``outcome``, which is red if any of them was.
 
@@ -101,7 +123,7 @@ def build(settings: DagSettings) -> DAG:
         "fairpath_daily",
         description="New interactions and feedback become a better release",
         doc_md=DOC,
-        schedule=CronDataIntervalTimetable(schedule.cron, timezone=schedule.timezone),
+        schedule=timetable(schedule),
         start_date=datetime(schedule.start.year, schedule.start.month, schedule.start.day, tzinfo=zone),
         catchup=schedule.catchup,
         max_active_runs=1,

@@ -23,7 +23,7 @@ pieces, one of CSV whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -40,6 +40,7 @@ from jobs.pipeline.deliveries import (
     Delivery,
     check_columns,
     check_sources,
+    check_unchanged,
     find_deliveries,
     same_twice,
 )
@@ -60,6 +61,7 @@ from jobs.settings import PipelineSettings
 from ppr.errors import DataError
 from ppr.manifest import new_store
 from router.erasure import Erasure
+from router.errors import DataError as RouterDataError
 
 HELD_OUT = "held_out_"
 SUMMARY = "collect.json"
@@ -72,6 +74,11 @@ class _Inputs:
     deliveries: list[Delivery]
     feedback: Exported | None
     erasures: dict[str, Erasure]
+    tables: dict[str, Path]  # beside the deliveries
+    checksums: dict[str, list[str] | None]
+
+    def check_unchanged(self) -> None:
+        check_unchanged(self.deliveries, {path: self.checksums[name] for name, path in self.tables.items()})
 
 
 def collect(context: Context) -> Outcome:
@@ -87,6 +94,8 @@ def collect(context: Context) -> Outcome:
         The store cannot be read.
     ResourceError
         The disk is full or the folder cannot be written.
+    NotYetError
+        A file has no content yet, or changed while it was read.
     """
     settings = context.settings.pipeline
     check_sources(settings)
@@ -94,11 +103,18 @@ def collect(context: Context) -> Outcome:
     until = context.run.until
     export = context.work / "steps" / "collect" / ".feedback"
     with exported(settings, export, until or context.now) as feedback:
-        inputs = _Inputs(deliveries, feedback, read_erasures(settings))
+        given = {name: getattr(settings, name) for name in ("llms", "queries", "users")}
+        tables = {name: path for name, path in given.items() if path is not None}
+        sums = {name: checksums(path) for name, path in given.items()}
+        inputs = _Inputs(deliveries, feedback, read_erasures(settings), tables, sums)
         key, kept = _find(context, inputs)
         if not kept:
-            check_columns(deliveries, settings, context.settings.graph)
-            _write(context, inputs, key)
+            try:
+                check_columns(deliveries, settings, context.settings.graph)
+                _write(context, inputs, key)
+            except (DataError, RouterDataError):
+                inputs.check_unchanged()  # what is being written to breaks all rules
+                raise
     for first, second in same_twice(deliveries):
         context.log.warning("twice the same delivery", files=[str(first.path), str(second.path)])
     folder = output(context.work, "collect", key)
@@ -134,8 +150,7 @@ def _find(context: Context, inputs: _Inputs) -> tuple[str, bool]:
         kind: sorted({d.sha256 for d in inputs.deliveries if d.table == kind})
         for kind in (INTERACTIONS, CHOICES)
     }
-    for name in ("llms", "queries", "users"):
-        files[name] = checksums(getattr(settings, name))
+    files |= inputs.checksums
     files["feedback"] = None if inputs.feedback is None else inputs.feedback.checksums
     files["erasures"] = as_input(inputs.erasures)
     how = {
@@ -174,6 +189,8 @@ def _write(context: Context, inputs: _Inputs, key: str) -> None:
             log.warning("an empty delivery", file=str(delivery.path))
             described.append({**about, **_NOTHING})
             continue
+        if delivery.breaks_off:
+            log.warning("the last line has no end: is the delivery whole?", file=str(delivery.path))
         if delivery.table == INTERACTIONS:
             read = read_interactions(delivery, context.settings.graph)
         else:
@@ -217,6 +234,7 @@ def _write(context: Context, inputs: _Inputs, key: str) -> None:
         "erasures": as_input(inputs.erasures),
         "erased_until": newest(inputs.erasures),
         "first_later": min(later, default=None),
+        "newest": _newest(tables.values()),
     }
     with new_store(output(context.work, "collect", key)) as folder:
         for name, content in tables.items():
@@ -232,6 +250,13 @@ def _write(context: Context, inputs: _Inputs, key: str) -> None:
         summary["description"] = describe(interactions, choices)
         text = json.dumps(summary, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
+        inputs.check_unchanged()
+
+
+def _newest(tables: Iterable[pa.Table]) -> str | None:
+    """Time of the newest row; None where no row has one."""
+    times = [pc.max(content["timestamp"]).as_py() for content in tables]
+    return max((time.isoformat() for time in times if time is not None), default=None)
 
 
 def _feedback(

@@ -8,10 +8,11 @@ of the delivery, and no table is made that silently lacks it.
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from jobs.errors import ConfigurationError, NotYetError
+from jobs.pipeline.record import checksums
 from jobs.settings import GraphSettings, PipelineSettings
 from ppr.errors import DataError, MissingDataError
 from ppr.manifest import file_sha256
@@ -64,6 +66,15 @@ class Delivery:
         with pa.input_stream(self.path, compression="detect") as stream:
             lines = stream.read(1 << 20).splitlines()
         return sum(1 for line in lines if line.strip()) <= 1
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether it is a CSV file whose last line has no end: it may be cut short."""
+        if self.path.suffix != ".csv":
+            return False
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) not in b"\r\n"
 
 
 def usual_names(table: str, graph: GraphSettings) -> dict[str, tuple[str, ...]]:
@@ -116,38 +127,69 @@ def find_deliveries(settings: PipelineSettings) -> list[Delivery]:
     Raises
     ------
     MissingDataError
-        A file or folder that is named is not there. A pattern, or a folder, may be empty.
+        A file or folder that is named is not there, or a link leads nowhere. A pattern, or a folder, may be
+        empty.
     DataError
         A file is neither Parquet nor CSV.
+    NotYetError
+        A file has no content at all, not even a header.
     """
     found = []
     for table, places in ((INTERACTIONS, settings.interactions), (CHOICES, settings.choices)):
         files = sorted({file for place in places for file in _files(place)})
         found += [Delivery(table, file, file_sha256(file)) for file in files]
+    for delivery in found:
+        if _holds_nothing(delivery.path):
+            raise NotYetError(f"not delivered yet: {delivery.path} is an empty file, without a header")
     return found
 
 
-def check_ready(settings: PipelineSettings, until: datetime | None, now: datetime) -> list[str]:
+def check_unchanged(deliveries: Iterable[Delivery], tables: Mapping[Path, Sequence[str] | None]) -> None:
+    """Check that files are still what they were.
+
+    Parameters
+    ----------
+    deliveries
+        Files.
+    tables
+        Checksums of further tables, by their place.
+
+    Raises
+    ------
+    NotYetError
+        One is not: it was written to, or went.
+    """
+    expected = {delivery.path: [delivery.sha256] for delivery in deliveries}
+    for path, before in {**expected, **tables}.items():
+        try:
+            same = checksums(path) == before
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise NotYetError(f"{path}: changed while it was read; try again")
+
+
+def check_ready(settings: PipelineSettings, end: datetime) -> list[str]:
     """Whether what the run waits for is there, and find it.
+
+    Parameters
+    ----------
+    settings
+        Have the patterns.
+    end
+        End of the interval, in the zone whose days the deliveries are named by.
 
     Raises
     ------
     NotYetError
         Something is not, or is an empty file.
-    ConfigurationError
-        A pattern has another field than ``{date}``.
     """
-    last_day = ((until or now) - timedelta(microseconds=1)).astimezone(UTC).date()
+    last_day = (end - timedelta(microseconds=1)).date()
     found: list[str] = []
     missing = []
     for pattern in settings.wait_for:
-        try:
-            place = pattern.format(date=last_day)
-        except (KeyError, IndexError, ValueError):
-            raise ConfigurationError(
-                f"[pipeline] 'wait_for' must have no other field than {{date}} (got {pattern!r})"
-            ) from None
-        there = [path for path in _matching(place) if path.is_dir() or path.stat().st_size]
+        place = pattern.format(date=last_day)
+        there = [path for path in _matching(place) if path.exists() and not _holds_nothing(path)]
         found += sorted(map(str, there))
         if not there:
             missing.append(place)
@@ -177,8 +219,8 @@ def check_columns(deliveries: Sequence[Delivery], settings: PipelineSettings, gr
 
 def _files(place: str) -> list[Path]:
     if _PATTERN & set(place):
-        files = _matching(place)
-    elif not Path(place).exists():
+        files = [_followed(path) for path in _matching(place)]
+    elif not _followed(Path(place)).exists():
         raise MissingDataError(f"{place}: no such file or folder")
     else:
         files = [Path(place)]
@@ -192,10 +234,22 @@ def _matching(pattern: str) -> list[Path]:
 
 def _inside(folder: Path) -> list[Path]:
     """Files of a folder; hidden ones and markers such as ``_SUCCESS`` are nobody's delivery."""
-    inside = (p for p in folder.rglob("*") if p.is_file())
-    return [
-        _readable(p) for p in inside if not any(s.startswith((".", "_")) for s in p.relative_to(folder).parts)
-    ]
+    inside = (
+        p for p in folder.rglob("*") if not any(s.startswith((".", "_")) for s in p.relative_to(folder).parts)
+    )
+    return [_readable(p) for p in inside if _followed(p).is_file()]
+
+
+def _followed(path: Path) -> Path:
+    """The path, if it is not a link to nothing."""
+    if path.is_symlink() and not path.exists():
+        raise MissingDataError(f"{path}: a link to what is not there ({path.readlink()})")
+    return path
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether a delivery has no byte yet; of other files, such as a marker, nothing is expected."""
+    return path.is_file() and path.name.endswith(_PARQUET + _TEXT) and not path.stat().st_size
 
 
 def _readable(path: Path) -> Path:
@@ -279,10 +333,12 @@ def _check_against_each_other(found: Mapping[Path, Mapping[str, _Column]], may_l
         having = [path for path, columns in found.items() if thing in columns]
         lacking = [path for path in found if path not in set(having)]
         if lacking and thing not in may_lack:
+            way_out = f"if deliveries may lack it, name {thing!r} in [pipeline] 'may_lack'"
+            if thing == "task":
+                way_out = "all deliveries of choices must name tasks, or none"
             raise MissingDataError(
                 f"{lacking[0]}: column {found[having[0]][thing].name!r} is missing, which {len(having)} "
-                f"other deliveries have, such as {having[0]} (if deliveries may lack it, name {thing!r} in "
-                "[pipeline] 'may_lack')"
+                f"other deliveries have, such as {having[0]} ({way_out})"
             )
         columns = {path: found[path][thing] for path in having}
         kinds = Counter(_class(thing, column.kind) for column in columns.values() if column.kind is not None)

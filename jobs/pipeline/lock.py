@@ -30,22 +30,23 @@ def only_one(work: Path) -> Iterator[None]:
     """
     with full_disk_is_an_error(work):
         work.mkdir(parents=True, exist_ok=True)
-        file = (work / LOCK).open("a+", encoding="utf-8")
+        file = (work / LOCK).open("a+b", buffering=0)
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise NotYetError(f"{work}: another pipeline is at work here{_holder(file.read())}") from None
-        file.truncate(0)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "started": started}))
-        file.flush()
+        holder = json.dumps({"pid": os.getpid(), "host": platform.node(), "started": started})
+        with full_disk_is_an_error(work):
+            file.truncate(0)
+            file.write(holder.encode())
         yield
         file.truncate(0)
 
 
-def _holder(text: str) -> str:
+def _holder(text: bytes) -> str:
     """Who holds the lock, in words; nothing where it has not said so yet."""
     try:
         holder = json.loads(text)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+from jobs.errors import NotYetError
 from jobs.pipeline.collect import read_summary, table, users_table
-from jobs.pipeline.deliveries import CHOICES, INTERACTIONS
+from jobs.pipeline.deliveries import CHOICES, INTERACTIONS, check_unchanged
 from jobs.pipeline.feedback import QUERIES
 from jobs.pipeline.record import checksums, key_of, output
 from jobs.pipeline.step import Context, Outcome, clear_leftovers, is_finished
@@ -80,7 +82,15 @@ def train(context: Context) -> Outcome:
         files = RouterFiles(
             events=choices, llms=settings.llms, queries=queries, users=users, graph=built, fingerprints=rows
         )
-        run(files, out, chosen, report=page)
+        # The feedback's table has no queries but its own: of deliveries, they are texts.
+        expected = queries is not None and queries != settings.queries
+        run(files, out, chosen, report=page, tell=context.log.info if expected else None)
+        try:
+            check_unchanged((), {path: inputs[name] for name, path in tables.items() if path is not None})
+        except NotYetError:
+            shutil.rmtree(out)
+            page.unlink()
+            raise
     summary = read_summary(collected)
     return Outcome(
         "kept" if kept else "done", key, {**_counts(out), "feedback_until": summary["feedback_until"]}

@@ -52,6 +52,15 @@ _METRIC_TITLES = {
     "recall": "recall@{k} of items",
 }
 
+_LEFT_OUT = {
+    "thumbs_down": "with a thumb down",
+    "beyond_the_sample": "of users beyond the sample",
+    "unforeseeable": "of LLMs that no release offers",
+    "unknown_items": "of items that no release knows",
+    "seen_by_candidate": "repeats of what the candidate was trained on",
+    "seen_by_current": "repeats of what the current release was trained on",
+}
+
 
 def write_page(path: Path, report: Report) -> Path:
     """Write the page of a run as one self-contained file; a reader never sees half of it.
@@ -198,7 +207,7 @@ def _evaluation(report: Report) -> Iterator[str]:
     if not titled:
         yield html.section("Quality", "Nothing was held out, so there is nothing to judge by.", "")
         return
-    note = "Held-out rows that no release was trained on; means over users with 95 % intervals."
+    note = "Rows that this run kept out of the candidate's training; means over users with 95 % intervals."
     if evaluation["current"] is None:
         note += " Nothing was published before this run."
     elif evaluation["current_unusable"] is not None:
@@ -235,14 +244,15 @@ def _evaluation(report: Report) -> Iterator[str]:
 
 def _judged(evaluation: Mapping[str, Any]) -> str:
     """Which rows were judged, and which were not."""
-    rows = []
+    rows, notes = [], []
     for part in METRICS:
         if (found := evaluation[part]) is None:
-            rows.append((f"held-out {part}", "none", "", ""))
+            rows.append((f"held-out {part}", "none", ""))
             continue
-        left_out = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in found["left_out"].items() if n)
-        rows.append((f"held-out {part}", f"{found['rows']:,}", f"{found['users']:,}", left_out or "-"))
-    return html.table(("", "rows", "users", "left out"), rows)
+        rows.append((f"held-out {part}", f"{found['rows']:,}", f"{found['users']:,}"))
+        if left_out := ", ".join(f"{n:,} {_LEFT_OUT[name]}" for name, n in found["left_out"].items() if n):
+            notes.append(f"<p>Left out of the held-out {part}: {escape(left_out)}.</p>")
+    return html.table(("", "rows", "users"), rows) + "".join(notes)
 
 
 def _tolerance(report: Report, metric: str) -> float | None:

@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from ppr.errors import StoreError
 from ppr.manifest import file_sha256, full_disk_is_an_error, sync
 
@@ -33,6 +35,7 @@ RECORD = "run.json"
 REPORT = "report.json"
 PAGE = "report.html"
 _KEY_LENGTH = 16
+_FIELDS = frozenset({"run", "until", "updated", "steps"})
 
 
 @dataclass(slots=True)
@@ -44,9 +47,9 @@ class Run:
     folder
         Where its record is, and its report will be.
     until
-        End of the data interval, or None for all up to now.
+        End of the data interval, in UTC, or None for all up to now.
     steps
-        What is known of each step that was done: ``state`` (``done``, ``kept``, ``skipped`` or ``failed``),
+        What is known of each step that was done: ``state`` (that of its outcome, or ``failed``),
         ``key`` of its output where there is one, ``seconds``, ``facts``.
     """
 
@@ -64,7 +67,8 @@ class Run:
             Its record is damaged.
         """
         folder = work / "runs" / run_name(until)
-        return cls(folder, until, read_record(folder).get("steps", {}))
+        end = None if until is None else until.astimezone(UTC)
+        return cls(folder, end, read_record(folder).get("steps", {}))
 
     @property
     def name(self) -> str:
@@ -82,7 +86,7 @@ class Run:
 
     def done(self, step: str) -> bool:
         """Whether a step was done for this run."""
-        return self.steps.get(step, {}).get("state") in ("done", "kept", "skipped")
+        return self.steps.get(step, {}).get("state") in ("done", "kept", "skipped", "ready")
 
     def keep(self, step: str, record: Mapping[str, Any]) -> None:
         """Record a step; what was made from another output of it is no longer this run's.
@@ -144,16 +148,26 @@ def read_record(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise StoreError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise StoreError(f"{path}: 'format' must be {FORMAT}; remove the folder {folder} to start anew")
+        raise StoreError(
+            f"{path}: not valid JSON ({error}); remove the folder {folder} to start the run anew"
+        ) from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not record.keys() >= _FIELDS:
+        raise StoreError(
+            f"{path}: 'format' must be {FORMAT}; remove the folder {folder} to start the run anew"
+        )
     return record
 
 
 def other_runs(work: Path, run: Run) -> list[dict[str, Any]]:
-    """Records of the other runs, the last updated one first."""
+    """Records of the other runs, the last updated one first; a damaged one is told of and left out."""
     folders = [path.parent for path in (work / "runs").glob(f"*/{RECORD}") if path.parent != run.folder]
-    return sorted(map(read_record, folders), key=lambda record: str(record["updated"]), reverse=True)
+    records = []
+    for folder in folders:
+        try:
+            records.append(read_record(folder))
+        except StoreError as error:
+            structlog.get_logger().warning("the record of another run is left out", reason=str(error))
+    return sorted(records, key=lambda record: str(record["updated"]), reverse=True)
 
 
 def run_before(work: Path, run: Run) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import ConfigurationError
 from jobs.pipeline.collect import HELD_OUT, read_summary, table
-from jobs.pipeline.deliveries import CHOICES, INTERACTIONS
+from jobs.pipeline.deliveries import CHOICES, INTERACTIONS, check_unchanged
 from jobs.pipeline.feedback import QUERIES
 from jobs.pipeline.making import checksum
 from jobs.pipeline.record import checksums, key_of, output, write_json
@@ -63,7 +63,10 @@ def evaluate(context: Context) -> Outcome:
     if not kept:
         from jobs.pipeline.evaluation import evaluate as judge
 
-        write_json(path, judge(candidate, current, held_out, k=K, queries=queries, tell=context.log.info))
+        found = judge(candidate, current, held_out, k=K, queries=queries, tell=context.log.info)
+        if queries is not None:
+            check_unchanged((), {queries: inputs["queries"]})
+        write_json(path, found)
     facts = {"candidate": made_of, "current": inputs["current"]}
     return Outcome("kept" if kept else "done", key, facts)
 
@@ -130,7 +133,7 @@ def _decide(context: Context, current: Release | None, made_of: Mapping[str, str
     )
     decision = {
         "run": context.run.name,
-        "until": (context.run.until or context.now).isoformat(),
+        "until": _end(context, collected).isoformat(),
         "evaluation": context.run.key("evaluate"),
         "data": counts,
         **decide(read_evaluation(context) or {}, context.settings.gate, facts).to_json(),
@@ -140,6 +143,14 @@ def _decide(context: Context, current: Release | None, made_of: Mapping[str, str
         reasons = [newer, *decision["reasons"]]
         decision |= {"publish": False, "summary": newer["text"], "reasons": reasons}
     return decision
+
+
+def _end(context: Context, collected: Mapping[str, Any]) -> datetime:
+    """End of what a run knows; of one up to now, whose data may be of yesterday, the end of its rows."""
+    newest = _time(collected.get("newest"))
+    if context.run.until is not None or newest is None:
+        return context.run.until or context.now
+    return newest.replace(microsecond=0) + timedelta(seconds=1)
 
 
 def _refuse(context: Context, decision: Mapping[str, Any]) -> None:
@@ -260,7 +271,10 @@ def _newer(current: Release | None, decision: Mapping[str, Any]) -> dict[str, An
         return None
     if datetime.fromisoformat(of_current) <= datetime.fromisoformat(decision["until"]):
         return None
-    text = f"the current release {current.version} knows the data until {of_current}, this run's end earlier"
+    text = (
+        f"the current release {current.version} knows the data until {of_current}, this run's end earlier "
+        "(to publish earlier data, go back first with 'fairpath releases rollback')"
+    )
     return {"rule": "newer", "passed": False, "text": text, "numbers": {"until": of_current}}
 
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 
-from jobs.errors import NotYetError, exit_code
+from jobs.errors import ConfigurationError, NotYetError, exit_code
 from jobs.pipeline.deliveries import check_ready, check_sources
 from jobs.pipeline.lock import only_one
 from jobs.pipeline.memory import peak_bytes, reset_peak
 from jobs.pipeline.record import PAGE, STEPS, Run
+from jobs.pipeline.rules import check_places
 from jobs.pipeline.step import Context, Outcome
 from jobs.progress import show_progress
 from jobs.settings import Settings
@@ -27,6 +28,7 @@ from jobs.settings_layers import redact
 from ppr.manifest import full_disk_is_an_error
 
 _AT_THE_END = ("report", "notify")  # after a failure too
+_CLOCKS_DIFFER = timedelta(minutes=1)
 
 
 def run(
@@ -45,7 +47,8 @@ def run(
     steps
         Some of :data:`jobs.pipeline.record.STEPS`.
     until
-        End of the data interval: rows at or after it do not take part. None for all up to now.
+        End of the data interval: rows at or after it do not take part. None for all up to now. The last day
+        of the interval is that of its zone.
     now
         The clock.
 
@@ -59,16 +62,23 @@ def run(
     NotYetError
         A delivery is not there yet, or another pipeline is at work in the folder.
     ConfigurationError
-        A setting breaks its rule, or a step before was not done for this run.
+        A setting breaks its rule, the end is in the future, or a step before was not done for this run.
     PprError, RouterError
         A step failed; the report tells of it too, where all steps were asked for.
     """
     wanted = [step for step in STEPS if step in steps or not steps]
-    work = settings.pipeline.work
+    work, clock = settings.pipeline.work, now()
+    check_places(settings.pipeline)
+    if until is not None and until > clock + _CLOCKS_DIFFER:
+        raise ConfigurationError(
+            f"'until' must not be in the future (got {until.isoformat()}; this machine's clock says "
+            f"{clock.isoformat(timespec='seconds')})"
+        )
     if "collect" in wanted:
         check_sources(settings.pipeline)  # before a folder is made
     with only_one(work):
-        context = Context(settings, Run.open(work, until), now())
+        zone = None if until is None else until.tzinfo
+        context = Context(settings, Run.open(work, until), clock, zone or UTC)
         if wanted == ["ready"]:
             return {"run": context.run.name, "ready": True, "found": _ready(context).facts["found"]}
         with show_progress(lines=False) as update:
@@ -143,8 +153,9 @@ def _step(name: str) -> Callable[[Context], Outcome]:
 
 
 def _ready(context: Context) -> Outcome:
-    found = check_ready(context.settings.pipeline, context.run.until, context.now)
-    return Outcome("kept", facts={"found": found})
+    end = (context.run.until or context.now).astimezone(context.zone)
+    found = check_ready(context.settings.pipeline, end)
+    return Outcome("ready", facts={"found": found})
 
 
 def _result(context: Context, steps: Sequence[str]) -> dict[str, Any]:

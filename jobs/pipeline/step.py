@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +28,14 @@ class Context:
         The run it belongs to.
     now
         The clock when the command began.
+    zone
+        Zone that the end of the interval was given in.
     """
 
     settings: Settings
     run: Run
     now: datetime
+    zone: tzinfo = UTC
     log: Any = field(default_factory=structlog.get_logger)
 
     @property
@@ -75,14 +78,15 @@ class Outcome:
     Attributes
     ----------
     state
-        ``done``; ``kept`` where there was nothing to do; ``skipped`` where it has nothing to work with.
+        ``done``; ``kept`` where there was nothing to do; ``skipped`` where it has nothing to work with;
+        ``ready`` where what the run waits for is there.
     key
         Of its output, if it has one.
     facts
         What it found, JSON-able.
     """
 
-    state: Literal["done", "kept", "skipped"]
+    state: Literal["done", "kept", "skipped", "ready"]
     key: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 

@@ -64,7 +64,7 @@ CSS = """
 body { margin: 0; background: var(--surface); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif }
 main { max-width: 1080px; margin: 0 auto; padding: 48px 24px 72px }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 8px; letter-spacing: -.01em }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 8px; letter-spacing: -.01em; overflow-wrap: anywhere }
 h2 { font-size: 1.25rem; margin: 56px 0 4px; letter-spacing: -.005em }
 h3 { font-size: 1rem; margin: 0 }
 p { margin: 4px 0 16px; max-width: 72ch; color: var(--ink-soft) }
@@ -86,6 +86,12 @@ figure svg text { font-family: inherit; paint-order: stroke; stroke: var(--surfa
 .users { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 16px }
 .user { border: 1px solid var(--rule); border-radius: 10px; padding: 16px }
 .scroll { overflow-x: auto }
+/* A shadow at each end behind which there is more: covers that scroll along hide it where there is not. */
+figure, .scroll { background:
+  linear-gradient(to right, var(--surface) 50%, transparent) left / 36px 100% no-repeat local,
+  linear-gradient(to left, var(--surface) 50%, transparent) right / 36px 100% no-repeat local,
+  linear-gradient(to right, var(--muted), transparent) left / 12px 100% no-repeat scroll,
+  linear-gradient(to left, var(--muted), transparent) right / 12px 100% no-repeat scroll }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums }
 th { width: 50%; text-align: left; font-weight: 500; color: var(--ink-soft); padding: 6px 12px 4px 0 }
 td { padding: 3px 12px 3px 0; border-top: 1px solid var(--rule); vertical-align: top;
@@ -120,6 +126,11 @@ blockquote { margin: 0 0 16px; padding: 2px 0 2px 16px; border-left: 3px solid v
 .verdict.calm { color: var(--ink-soft) }
 .verdict.bad { color: var(--series-8) }
 .parameters { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 24px 36px }
+@media (max-width: 600px) {
+  main { padding: 28px 16px 48px }
+  h1 { font-size: 1.6rem }
+  h2 { margin-top: 40px }
+}
 """
 
 

@@ -267,6 +267,8 @@ class Desk:
         decision = routed.decision
         cost_usd = float(decision.cost_usd[decision.chosen])
         text = None if ask.text is None else ask.text.replace("\0", "")  # which no database keeps
+        # Groups that the training made up mean nothing to the next one, which learns from these records.
+        named = routed.serving.scorer.bundle.parameters.get("tasks_given", True)
         return DecisionRecord(
             decision_id=routed.decision_id,
             created_at=now,
@@ -275,7 +277,7 @@ class Desk:
             llm=decision.llm,
             propensity=decision.propensity,
             source=routed.belief.source,
-            task=routed.scores.task,
+            task=routed.scores.task if named else ask.task,
             query_hash=None
             if text is None
             else hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from fairpath_dag_settings import read
+from fairpath_dag_settings import DagConfigError, read
 from tests.airflow.conftest import DAGS, ROOT, airflow
 
 pytestmark = pytest.mark.filterwarnings("default")  # Airflow's own are none of ours
@@ -99,6 +101,47 @@ def test_arguments_are_a_list_that_no_shell_and_no_template_reads(build: Callabl
     task.render_template_fields(context_of(until="2026-01-31T02:00:00+02:00", engine="local", dry_run=True))
     night = ["--until", "2026-01-31T00:00:00Z", "--set", "fingerprints.engine=local", "--dry-run"]
     assert task.command == ["/opt/bin/fairpath", "pipeline", "graph", *configs, *night]
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "hours"),
+    [
+        ("Asia/Tokyo", date(2026, 2, 3), 24),
+        ("America/New_York", date(2026, 3, 7), 24),
+        ("America/New_York", date(2026, 3, 8), 23),
+        ("America/New_York", date(2026, 11, 1), 25),
+        ("UTC", date(2026, 3, 8), 24),
+    ],
+)
+def test_the_last_day_of_a_run_is_one_of_the_schedule_s_zone(
+    build: Callable[..., Any], zone: str, start: date, hours: int
+) -> None:
+    """What the pipeline waits for is the day that ``--until`` ends, in the zone that it is given in."""
+    from airflow.serialization.encoders import coerce_to_core_timetable
+    from airflow.timetables.base import TimeRestriction
+
+    dag = build(schedule={"timezone": zone, "start": start})
+    restriction = TimeRestriction(earliest=dag.start_date, latest=None, catchup=True)
+    timetable = coerce_to_core_timetable(dag.timetable)
+    interval = timetable.next_dagrun_info_v2(last_dagrun_info=None, restriction=restriction).data_interval
+    assert interval.end - interval.start == timedelta(hours=hours)
+    context = context_of()
+    context["dag_run"].data_interval_end = interval.end.astimezone(UTC)  # as Airflow's database gives it
+    for step in ("ready", "graph"):
+        task = dag.get_task(step)
+        task.render_template_fields(context)
+        until = datetime.fromisoformat(task.command[-1])
+        assert until == interval.end
+        assert (until - timedelta(microseconds=1)).date() == start
+        midnight = datetime(start.year, start.month, start.day, tzinfo=ZoneInfo(zone)) + timedelta(days=1)
+        assert until.utcoffset() == midnight.utcoffset()
+
+
+@pytest.mark.parametrize("cron", ["61 * * * *", "a b c d e", "0 0 31 2 *", "0 0 * * mon#6"])
+def test_a_schedule_that_airflow_cannot_run_is_named(build: Callable[..., Any], cron: str) -> None:
+    told = rf"\[schedule\] 'cron' must be a schedule that Airflow understands \(got {re.escape(repr(cron))}: "
+    with pytest.raises(DagConfigError, match=told):
+        build(schedule={"cron": cron})
 
 
 @pytest.mark.parametrize("typed", ["2026-01-31; rm -rf /", "{{ 7 * 7 }}", "$(id)", "--help"])
@@ -196,6 +239,25 @@ def test_a_wrong_setting_is_an_import_error_that_names_it(
         assert len(errors) == 1  # modules of the DAG are not taken for DAGs
         assert expected in errors[0]
         assert ids == []
+
+
+def test_the_command_of_conf_tells_what_is_wrong_with_the_settings(
+    airflow_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Right after ``db migrate``, when nothing has put the DAG into the database yet."""
+    text = (ROOT / "conf" / "airflow" / "fairpath.toml").read_text()
+    (command,) = re.findall(r"^#   airflow (dags list-import-errors .*?)  ", text, re.MULTILINE)
+    config = tmp_path / "dag.toml"
+    environment = {**airflow_environment, "AIRFLOW_FAIRPATH_CONFIG": str(config)}
+    for content, code, expected in (
+        ('program = "/f"\nconfig = "/p.toml"', 0, "No data found"),
+        ('program = "f"\nconfig = "/p.toml"', 1, f"{config}: [fairpath] 'program' must be an absolute path"),
+    ):
+        config.write_text(f"[fairpath]\n{content}\n")
+        called = [airflow(), *command.split()]
+        done = subprocess.run(called, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert expected in done.stdout
 
 
 def in_airflow(code: str, environment: dict[str, str]) -> str:

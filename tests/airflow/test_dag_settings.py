@@ -7,14 +7,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fairpath_dag_settings as dag_settings
-from fairpath_dag_settings import DagConfigError, as_utc, load, read
+from fairpath_dag_settings import DagConfigError, in_zone, load, read
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = {"fairpath": {"program": "/opt/bin/fairpath", "config": "/etc/fairpath/pipeline.toml"}}
@@ -75,21 +75,59 @@ def test_what_is_given_is_taken() -> None:
             {"fairpath": {"program": "/f", "config": "/p", "environment": {"A": 1}}},
             r"'A' must be a text \(got 1\)",
         ),
+        *(
+            (
+                {"fairpath": {"program": "/f", "config": "/p", "environment": {name: "1"}}},
+                r"\[fairpath\] \[environment\] must name variables by letters, digits and underscores, no "
+                rf"digit first \(got {re.escape(repr(name))}\)",
+            )
+            for name in ("A=B", "", "1A", "A B", "A\0", "A\n")
+        ),
+        (
+            {"fairpath": {"program": "/f", "config": "/p", "environment": {"A": "1\0"}}},
+            r"\[fairpath\] \[environment\] 'A' must hold no null character \(got '1\\x00'\)",
+        ),
+        (
+            {"fairpath": {"program": "/f", "config": ["/p", "/q\0"]}},
+            r"\[fairpath\] 'config' must hold no null character",
+        ),
         ({"wat": {}}, r"\[wat\] is not known \(there are: fairpath, schedule, "),
         (
             {"wait": {"evry_s": 1}},
             r"\[wait\] 'evry_s' is not known \(there are: every_s, timeout_s, when_missing",
         ),
-        ({"wait": {"every_s": 0}}, r"\[wait\] 'every_s' must be positive and finite \(got 0\)"),
-        ({"wait": {"every_s": float("nan")}}, r"\[wait\] 'every_s' must be positive and finite \(got nan\)"),
+        (
+            {"wait": {"every_s": 0}},
+            r"\[wait\] 'every_s' must be positive and at most 31536000 seconds, a year \(got 0\)",
+        ),
+        *(
+            ({section: {key: value}}, rf"\[{section}\] '{key}' must be positive and at most 31536000 seconds")
+            for section, key in (
+                ("wait", "every_s"),
+                ("wait", "timeout_s"),
+                ("retries", "delay_s"),
+                ("retries", "longest_delay_s"),
+                ("timeouts_s", "train"),
+            )
+            for value in (float("nan"), float("inf"), 1e300, -1, 10**400)
+        ),
         ({"wait": {"every_s": True}}, r"\[wait\] 'every_s' must be a number \(got True\)"),
         (
             {"wait": {"when_missing": "x"}},
             r"\[wait\] 'when_missing' must be one of continue, fail \(got 'x'\)",
         ),
-        ({"retries": {"times": -1}}, r"\[retries\] 'times' must not be negative \(got -1\)"),
+        ({"retries": {"times": -1}}, r"\[retries\] 'times' must be from 0 to 1000 \(got -1\)"),
+        ({"retries": {"times": 10**30}}, r"\[retries\] 'times' must be from 0 to 1000"),
         ({"retries": {"times": 1.5}}, r"\[retries\] 'times' must be a whole number \(got 1.5\)"),
-        ({"retries": {"factor": 0.5}}, r"\[retries\] 'factor' must be at least 1 \(got 0.5\)"),
+        *(
+            ({"retries": {"factor": value}}, rf"\[retries\] 'factor' must be from 1 to 100 \(got {told}\)")
+            for value, told in (
+                (0.5, "0.5"),
+                (float("nan"), "nan"),
+                (float("inf"), "inf"),
+                (1e300, r"1e\+300"),
+            )
+        ),
         (
             {"schedule": {"cron": "daily"}},
             r"\[schedule\] 'cron' must have five or six fields \(got 'daily'\)",
@@ -103,7 +141,7 @@ def test_what_is_given_is_taken() -> None:
         ({"schedule": {"catchup": True}}, r"\[schedule\] 'start' must be given where 'catchup' is true"),
         ({"pools": {"gpu": ""}}, r"\[pools\] 'gpu' must name a pool \(got ''\)"),
         ({"timeouts_s": {"trian": 1}}, r"\[timeouts_s\] has a step 'trian' \(there are: collect, "),
-        ({"timeouts_s": {"train": 0}}, r"\[timeouts_s\] 'train' must be positive and finite \(got 0\)"),
+        ({"timeouts_s": {"train": 0}}, r"\[timeouts_s\] 'train' must be positive and at most"),
         ({"fingerprints": {"by": "dask"}}, r"'by' must be one of command, spark-submit, spark-server"),
         ({"fingerprints": {"by": "spark-submit"}}, r"\[fingerprints\] 'launcher' must be an absolute path"),
         (
@@ -145,11 +183,28 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         load(named)
 
 
-def test_times_are_told_in_utc() -> None:
-    assert as_utc("2026-01-31") == datetime(2026, 1, 31, tzinfo=UTC)
-    assert as_utc("2026-01-31T02:00:00+02:00") == datetime(2026, 1, 31, tzinfo=UTC)
+@pytest.mark.parametrize(
+    ("given", "zone", "told"),
+    [
+        ("2026-01-31", "UTC", "2026-01-31T00:00:00+00:00"),
+        ("2026-01-31T02:00:00+02:00", "UTC", "2026-01-31T00:00:00+00:00"),
+        ("2026-01-30T15:00:00Z", "Asia/Tokyo", "2026-01-31T00:00:00+09:00"),
+        ("2026-03-08T05:00:00Z", "America/New_York", "2026-03-08T00:00:00-05:00"),
+        ("2026-03-09T04:00:00Z", "America/New_York", "2026-03-09T00:00:00-04:00"),
+        ("2026-11-01T04:00:00Z", "America/New_York", "2026-11-01T00:00:00-04:00"),
+        ("2026-11-01T05:30:00Z", "America/New_York", "2026-11-01T01:30:00-04:00"),
+        ("2026-11-01T06:30:00Z", "America/New_York", "2026-11-01T01:30:00-05:00"),  # that hour comes twice
+        ("2026-11-02T05:00:00Z", "America/New_York", "2026-11-02T00:00:00-05:00"),
+    ],
+)
+def test_times_are_told_as_clocks_of_the_zone_show_them(given: str, zone: str, told: str) -> None:
+    assert in_zone(given, zone).isoformat() == told
+
+
+@pytest.mark.parametrize("given", ["yesterday", "0001-01-01T00:00:00Z", "2026-02-30"])
+def test_what_is_no_time_is_refused(given: str) -> None:
     with pytest.raises(DagConfigError, match="'until' must be a time such as 2026-01-31T00:00:00Z"):
-        as_utc("yesterday")
+        in_zone(given, "America/New_York")
 
 
 def test_the_module_imports_nothing_but_the_standard_library() -> None:

@@ -193,11 +193,10 @@ def test_the_demo_leaves_settings_to_go_on_with(demo_run: tuple[Path, dict, str]
     assert f"--config {out / 'pipeline.toml'} --until 2025-07-01" in text
     settings = load_settings(files=[out / "pipeline.toml"]).settings.pipeline
     assert settings.work == out / "pipeline"
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    found = check_ready(settings, datetime(2025, 7, 1, tzinfo=UTC), now)
+    found = check_ready(settings, datetime(2025, 7, 1, tzinfo=UTC))
     assert [Path(path).name for path in found] == ["2025-06-30.parquet"] * 2
     with pytest.raises(NotYetError, match=r"2025-08-31\.parquet"):
-        check_ready(settings, datetime(2025, 9, 1, tzinfo=UTC), now)
+        check_ready(settings, datetime(2025, 9, 1, tzinfo=UTC))
     deliveries = find_deliveries(settings)
     assert len({delivery.path.stem for delivery in deliveries}) == len(deliveries) / 2
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,10 @@ def test_a_published_run_tells_everything(usual: dict[str, Any]) -> None:
     assert f"Release {PUBLISHED} is served from now on." in found.text
     assert "Data until 2026-01-31 00:00 UTC; started 2026-01-31 02:00 UTC, took 48 s." in found.text
     assert "✗" not in found.text
-    assert "7 thumbs down, 2 unforeseeable" in found.text
+    told = "Left out of the held-out choices: 7 with a thumb down, 2 of LLMs that no release offers."
+    assert told in found.text
+    told = "items: 11 repeats of what the candidate was trained on, 3 of items that no release knows."
+    assert told in found.text
     assert "interactions 4,000 4,400 +10.0%" in found.text
     assert "interactions/2026-01-29.parquet interactions 1,210 0 3 1,207" in found.text
     assert found.pictures == 6
@@ -221,3 +226,31 @@ def test_durations_in_words(seconds: float, text: str) -> None:
 )
 def test_sizes_in_words(size: int, text: str) -> None:
     assert bytes_text(size) == text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no Chromium")
+def test_on_a_phone_nothing_is_cut_off_without_a_hint(usual: dict[str, Any], tmp_path: Path) -> None:
+    """What is wider than the screen scrolls in its own part, with a shadow where there is more."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    image = pytest.importorskip("PIL.Image")
+    path = write_page(tmp_path / "run.html", usual | {"run": "20250801T000000Z"})
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 380, "height": 900})
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        assert page.locator("h1").evaluate("h1 => h1.scrollWidth <= h1.clientWidth")
+        parts = page.locator("figure, .scroll")
+        wide = parts.evaluate_all("all => all.map(one => one.scrollWidth > one.clientWidth)")
+        assert any(wide)
+        for part, is_wide in zip(parts.all(), wide, strict=True):
+            part.scroll_into_view_if_needed()
+            for end, dark in ((0, (False, is_wide)), (10_000, (is_wide, False))):
+                part.evaluate(f"one => one.scrollTo({end}, 0)")
+                seen = image.open(BytesIO(part.screenshot())).convert("L")
+                # The bottom lines hold no words: a shadow is what is darker there than the surface.
+                edges = [seen.getpixel((x, seen.height - 3)) for x in (1, seen.width - 2)]
+                assert tuple(edge < 235 for edge in edges) == dark
+        browser.close()

@@ -357,7 +357,7 @@ def test_a_column_may_be_lacking_where_the_settings_say_so(tmp_path: Path) -> No
     ("name", "content", "rule"),
     [
         ("a.parquet", b"PAR1 and no more", "not a readable table"),
-        ("a.csv", b"", "not a readable table"),
+        ("a.csv", b"\n", "not a readable table"),
         ("a.json", b"{}", "a delivery must end in .parquet, .csv or .csv.gz"),
         ("a.csv", b"user,item,timestamp\na,x,1700000000000\n", "'timestamp' must be a time in the years"),
         ("a.csv", b"user,item,timestamp\na,x,yesterday\n", "row 1: 'timestamp' must be an ISO 8601 time"),

@@ -15,9 +15,13 @@ import pytest
 from jobs.pipeline.collect import collect, read_summary, table
 from jobs.pipeline.making import graph
 from jobs.pipeline.record import Run, output
+from jobs.pipeline.run import run
 from jobs.pipeline.step import Context
 from jobs.settings import Settings
+from router.encoders import open_encoder
+from router.releases import current_version, encoder_of
 from router.service.store import DecisionRecord, Feedback, Store, new_id, open_store
+from tests.pipeline.pipelines import JUNE, settings_of
 
 LLMS = ("brief", "kind", "slow")
 DAY = 86_400.0
@@ -207,9 +211,8 @@ def test_feedback_that_does_not_fit_the_deliveries_is_left_out(
     told(store, "ann", 2)
     told(store, "bob", 3, task=None)
     folder, summary = collected(settings_for(tmp_path, choices=deliver_choices(tmp_path)))
-    # One decision without a task: then the export names none, and the deliveries do.
-    assert summary["feedback_left_out"] == {"without a task": 2}
-    assert [row["user"] for row in rows(folder, "choices")] == ["ann"]
+    assert summary["feedback_left_out"] == {"without a task": 1}
+    assert [row["user"] for row in rows(folder, "choices")] == ["ann", "ann"]
     assert "choices left out" in capsys.readouterr().out
 
 
@@ -251,3 +254,34 @@ def test_feedback_makes_edges(store: Store, tmp_path: Path) -> None:
     outcome = collect(context)
     context.run.keep("collect", {"state": "done", "key": outcome.key, "facts": outcome.facts})
     assert graph(context).facts["edges"] == 4  # two of them, both ways
+
+
+def test_queries_of_deliveries_beside_embeddings_of_the_feedback_are_no_surprise(
+    out: Path, deliveries: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are texts, every night."""
+    url = f"sqlite:///{tmp_path / 'feedback.db'}"
+    release = current_version(out / "releases")
+    assert release is not None
+    encoder = open_encoder(encoder_of(out / "releases", release))
+    asked = datetime(2025, 5, 20, tzinfo=UTC).timestamp()
+    with open_store(url) as store:
+        record = DecisionRecord(
+            decision_id=new_id(),
+            created_at=asked,
+            user="somebody new",
+            release=release,
+            llm=pq.read_table(deliveries["llms"])["llm"][0].as_py(),
+            propensity=1.0,
+            source="trained",
+            task="code",
+            query_embedding=encoder.encode(["sort a list"])[0],
+            offered=(),
+        )
+        store.add_decision(record)
+        store.add_feedback(Feedback(record.decision_id, thumbs=1, occurred_at=asked), now=asked + 1)
+    settings = settings_of(out, deliveries, store=url)
+    run(settings, ["collect", "graph", "fingerprints", "train"], until=JUNE)
+    told = [line for line in capsys.readouterr().out.splitlines() if "taken for texts" in line]
+    assert len(told) == 1
+    assert "[info" in told[0]

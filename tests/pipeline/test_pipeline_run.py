@@ -48,7 +48,7 @@ def test_a_run_publishes_and_tells_everything(in_order: Path, deliveries: dict[s
 def test_a_second_run_does_nothing(out: Path, deliveries: dict[str, Any]) -> None:
     before = digests(out)
     result = run(settings_of(out, deliveries), until=JUNE)
-    assert set(states(result).values()) <= {"kept", "skipped"}
+    assert set(states(result).values()) <= {"ready", "kept", "skipped"}
     after = digests(out)
     runs = {name for name in before if name.endswith("run.json")}
     assert {k: v for k, v in after.items() if k not in runs} == {
@@ -171,7 +171,7 @@ def test_old_runs_go(out: Path, items_only: dict[str, Any]) -> None:
             assert output(out / "work", step, record["steps"][step]["key"]).is_dir()
     assert len(list((out / "work" / "steps" / "train").iterdir())) == 0
     result = run(settings, until=datetime(2025, 9, 1, tzinfo=UTC))
-    assert set(states(result).values()) <= {"kept", "skipped"}
+    assert set(states(result).values()) <= {"ready", "kept", "skipped"}
 
 
 def test_an_erased_user_is_gone_from_everything(
@@ -194,7 +194,7 @@ def test_an_erased_user_is_gone_from_everything(
             elif path.name in ("keys.npy", "run.json", "report.json", "report.html", "collect.json"):
                 assert user.encode() not in path.read_bytes(), path
     again = run(settings, until=JUNE)
-    assert set(states(again).values()) <= {"kept", "skipped"}
+    assert set(states(again).values()) <= {"ready", "kept", "skipped"}
     assert user_digest(user) in (next((out / "work/steps/collect").iterdir()) / "collect.json").read_text()
 
 
@@ -219,7 +219,7 @@ def test_choices_alone_make_a_release(tmp_path: Path, deliveries: dict[str, Any]
     assert states(result)["graph"] == "skipped"
     assert result["published"]
     again = run(settings_of(tmp_path, only), until=MAY)
-    assert set(states(again).values()) <= {"kept", "skipped"}
+    assert set(states(again).values()) <= {"ready", "kept", "skipped"}
 
 
 def test_broken_data_stay_refused(out: Path, deliveries: dict[str, Any], tmp_path: Path) -> None:
@@ -308,4 +308,4 @@ def test_feedback_reaches_the_release_and_erased_users_leave_it(
     assert release.erased_until is not None
     assert release.feedback_until is None  # the only feedback was that user's
     assert user not in pq.read_table(release.path / "graph" / "nodes.parquet")["key"].to_pylist()
-    assert set(states(run(settings, until=JUNE)).values()) <= {"kept", "skipped"}
+    assert set(states(run(settings, until=JUNE)).values()) <= {"ready", "kept", "skipped"}

@@ -231,6 +231,7 @@ def test_feedback_is_exported_by_command(program, tmp_path):
         "left_out": {},
         "encoder": None,
         "feedback_until": "2025-11-24T16:00:00.000000+00:00",
+        "erased_until": None,
     }
     late = program("feedback", "export", "--out", str(tmp_path / "late"), "--since", "2025-11-24T18:00:00")
     assert late["judgements"] == 0
