@@ -9,7 +9,7 @@ AIRFLOW_INSTALLED := $(AIRFLOW)/.installed
 ENVIRONMENT := dist/fairpath-environment.tar.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-airflow check bench openapi package clean distclean kernels
+.PHONY: help demo test test-long test-airflow check bench openapi package clean distclean kernels
 
 help:  ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,10 @@ demo: $(INSTALLED) kernels  ## Build the example market, fingerprint it on Spark
 	@$(BIN)/fairpath demo $(ARGS)
 
 test: $(INSTALLED) kernels  ## Run the tests (make test ARGS='tests/ppr -k graph')
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(INSTALLED) kernels  ## Run the tests that take minutes: kill and resume, the archive for executors
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 test-airflow: $(INSTALLED) $(AIRFLOW_INSTALLED) kernels  ## Check the DAG in an Airflow of its own, and run it for two nights
 	@MYPYPATH=jobs/dags $(BIN)/mypy --strict --config-file= --explicit-package-bases --follow-imports=silent \

@@ -16,7 +16,7 @@ from ppr.graph import Graph
 from ppr.local import compute_fingerprints
 from ppr.params import FingerprintParams
 
-pytestmark = [pytest.mark.packaging, pytest.mark.spark]
+pytestmark = [pytest.mark.packaging, pytest.mark.spark, pytest.mark.long]
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / "jobs" / "launch" / "fairpath_submit.py"
 

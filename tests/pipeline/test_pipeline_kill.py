@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 KILLS = 20
 
 
+@pytest.mark.long
 def test_kill_and_resume(tmp_path: Path) -> None:
     script = ROOT / "tests" / "pipeline" / "kill_and_resume.py"
     environment = {

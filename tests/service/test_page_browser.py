@@ -18,7 +18,7 @@ pytest.importorskip("playwright", reason="Playwright is not installed")
 
 import httpx
 import uvicorn
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
 from router.service.app import create_app
 from router.service.settings import ServiceSettings
@@ -121,6 +121,22 @@ def test_the_first_example_is_shown_at_once(
     assert "hashing" in facts.inner_text()
     assert page.locator("#forget").is_hidden()
     assert said == []
+
+
+def test_what_is_typed_before_the_examples_come_is_looked_up(address: str, browser: Browser) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        held: list[Route] = []
+        page.route("**/v1/users?*", lambda route: held.append(route))
+        with page.expect_request("**/v1/users?*"):
+            page.goto(address)
+        page.fill("#user", "u03")
+        held[0].continue_()
+        page.locator("#examples a").first.wait_for()
+        page.locator("#ask").wait_for()
+        assert page.input_value("#user") == "u03"
+        page.get_by_role("button", name="Look up").click()
+        _profile_of(page, "u03")
 
 
 def test_a_user_is_looked_up_and_described(

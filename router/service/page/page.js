@@ -22,11 +22,13 @@ async function start() {
   footer();
 }
 
-/** Offer examples, and show the user in the address or else the first of them. */
+/** Offer examples, and show the user in the address or else the first of them, unless another is being typed. */
 async function begin(users) {
   clearProblem();
+  const field = byId("user");
+  const typing = location.hash === "" && (field.value !== "" || document.activeElement === field);
   replace(byId("examples"), users.map((user) => html("a", { href: look(user) }, user)));
-  if (!await lookUp(userInAddress()) && users.length) await prepare(users[0]);
+  if ((typing || !await lookUp(userInAddress())) && users.length) await prepare(users[0]);
 }
 
 /** Show a problem, and the field for a key where one would help. */
