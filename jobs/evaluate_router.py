@@ -21,7 +21,7 @@ from router.encoders import open_encoder
 from router.errors import DataError, UnknownNameError
 from router.evaluate import Calibration, activity_thirds, by_group, calibration
 from router.persona import NewLlmQuality
-from router.persona.data import ChoiceData, ChoiceRouter, Choices, Floats, Ints
+from router.persona.data import ChoiceRouter, Choices, Floats, Ints
 from router.scorer import Scorer, User
 from router.validation import validate
 
@@ -95,7 +95,7 @@ def run_bundle(
         "queries_known_by": table.queries_known_by(scorer),
     }
     if len(past):
-        result |= validate(table.data(past, names), asked, logits.astype(np.float32))
+        result |= validate(past, asked, logits.astype(np.float32), table.tasks)
     else:
         accuracy = float((_offered(logits, asked).argmax(axis=1) == asked.llms).mean())
         result |= {"events": len(asked), "log_likelihood": found.log_likelihood, "accuracy": accuracy}
@@ -279,20 +279,6 @@ class _Choices:
         late = np.empty(users.size, dtype=bool)
         late[order] = (place >= n - np.ceil(share * n)) & (place > 0)
         return late
-
-    def data(self, past: Choices, names: Sequence[str]) -> ChoiceData:
-        """What baselines that count are given."""
-        n_queries, m = len(self.queries), len(names)
-        return ChoiceData(
-            n_users=len(self.user_keys),
-            choices=past,
-            tasks=self.tasks,
-            query_embeddings=np.zeros((n_queries, 1), dtype=np.float32),
-            train_queries=np.ones(n_queries, dtype=bool),
-            llm_names=tuple(names),
-            llm_embeddings=np.zeros((m, 1), dtype=np.float32),
-            prices_usd=np.full((m, 2), np.nan, dtype=np.float32),
-        )
 
 
 def _task_numbers(

@@ -200,7 +200,8 @@ def _validation(
     pairs = light.at(seen.tasks[held.queries], seen.query_embeddings[held.queries])
     known.put(pairs, held.queries)
     logits = np.einsum("nmd,nd->nm", pairs[..., :-1], beliefs.mean[held.users]) + pairs[..., -1]
-    return validate(seen, held, np.where(seen.known_llms(), logits, -np.inf).astype(np.float32))
+    of_known = np.where(seen.known_llms(), logits, -np.inf).astype(np.float32)
+    return validate(seen.choices, held, of_known, seen.tasks)
 
 
 def _history(states: list[Progress]) -> dict[str, list[float | None]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.persona.data import ChoiceData, Choices, Floats
+from router.persona.data import Choices, Floats, Ints
 
 Doubles = NDArray[np.float64]
 _PRIOR_COUNT = 2.0  # choices that the population's shares count as in a user's own
@@ -51,44 +51,57 @@ def log_likelihoods(logits: NDArray[np.floating], choices: Choices) -> Doubles:
     return log_p[np.arange(len(choices)), choices.llms]
 
 
-def validate(data: ChoiceData, held_out: Choices, logits: Floats) -> dict[str, Any]:
+def validate(choices: Choices, held_out: Choices, logits: Floats, tasks: Ints) -> dict[str, Any]:
     """Figures of a router and of baselines on the same choices.
 
     Parameters
     ----------
-    data
+    choices
         What the router was trained on.
     held_out
-        Choices that it did not see.
+        Choices that it did not see; users and queries are numbered alike.
     logits
         Its logits of them, float32 [n, m].
+    tasks
+        Task of each query, int64 [q].
     """
+    shares = baselines(choices, held_out, tasks, logits.shape[1])
     return {
         "events": len(held_out),
         **foreseen(logits, held_out),
-        "baselines": {
-            name: foreseen(np.log(shares), held_out) for name, shares in baselines(data, held_out).items()
-        },
+        "baselines": {name: foreseen(np.log(of), held_out) for name, of in shares.items()},
     }
 
 
-def baselines(data: ChoiceData, held_out: Choices) -> dict[str, Doubles]:
-    """Shares of the LLMs, [n, m]: ``popularity`` the same for all, by ``task``, and ``user_task``."""
-    choices, m, t = data.choices, data.n_llms, data.n_tasks
-    tasks = data.tasks[choices.queries]
+def baselines(choices: Choices, held_out: Choices, tasks: Ints, n_llms: int) -> dict[str, Doubles]:
+    """Shares of the LLMs, [n, m]: ``popularity`` the same for all, by ``task``, and ``user_task``.
+
+    Parameters
+    ----------
+    choices
+        To count.
+    held_out
+        Whose shares are given; users and queries are numbered alike.
+    tasks
+        Task of each query, int64 [q].
+    n_llms
+        Number m of LLMs.
+    """
+    m, t = n_llms, int(tasks.max(initial=-1)) + 1
+    of_choices, of_held_out = tasks[choices.queries], tasks[held_out.queries]
     of_all = np.bincount(choices.llms, minlength=m) + 1.0
     of_all /= of_all.sum()
     by_task = np.zeros((t, m))
-    np.add.at(by_task, (tasks, choices.llms), 1.0)
+    np.add.at(by_task, (of_choices, choices.llms), 1.0)
     by_task = (by_task + _PRIOR_COUNT * of_all) / (by_task.sum(axis=1, keepdims=True) + _PRIOR_COUNT)
     # Only the users and tasks that are asked for: users × tasks × LLMs may be large.
-    wanted, places = np.unique(held_out.users * t + data.tasks[held_out.queries], return_inverse=True)
-    made = choices.users * t + tasks
+    wanted, places = np.unique(held_out.users * t + of_held_out, return_inverse=True)
+    made = choices.users * t + of_choices
     at = np.searchsorted(wanted, made).clip(max=len(wanted) - 1)
     kept = wanted[at] == made
     own = np.zeros((len(wanted), m))
     np.add.at(own, (at[kept], choices.llms[kept]), 1.0)
-    of_task = by_task[data.tasks[held_out.queries]]
+    of_task = by_task[of_held_out]
     own = own[places]
     user_task = (own + _PRIOR_COUNT * of_task) / (own.sum(axis=1, keepdims=True) + _PRIOR_COUNT)
     return {

@@ -15,7 +15,7 @@ from jobs.pipeline.evaluation_figures import CANDIDATE, Doubles, activity_groups
 from router.dataset import Events, read_events
 from router.dataset.queries import EXTERNAL, describe_queries
 from router.encoders import HASHING, EncoderIdentity, open_encoder
-from router.persona.data import Bools, ChoiceData, Choices, Floats, Ints
+from router.persona.data import Bools, Choices, Floats, Ints
 from router.scorer import Scores, User
 from router.service.serving import Belief, Serving
 from router.validation import baselines, log_likelihoods, on_offer
@@ -92,7 +92,7 @@ def judge_choices(
     unsound = {
         name: int((~np.isfinite(x[:, known[name] >= 0])).any(axis=1).sum()) for name, x in logits.items()
     }
-    shares = baselines(_choice_data(served[CANDIDATE], table, told, names), asked)
+    shares = baselines(table.past, asked, _tasks(served[CANDIDATE], told), len(names))
     logits |= {name: np.log(shares[name]) for name in _SHOWN_BASELINES}
     common: Bools = np.all([columns >= 0 for columns in known.values()], axis=0)
     measured = {
@@ -251,22 +251,12 @@ def _logits(
     return logits
 
 
-def _choice_data(candidate: Serving, table: _Table, told: _Told, names: Sequence[str]) -> ChoiceData:
-    """What baselines that count are given; a query's task is what the candidate takes it for."""
+def _tasks(candidate: Serving, told: _Told) -> Ints:
+    """Number of the task that the candidate takes each query for, int64 [q]."""
     of_query = np.full(told.n_queries, "", dtype=object)
     for query in told.needed:
         of_query[query] = told.scores(candidate, candidate.scorer.population, query).task or ""
-    n_queries, m = told.n_queries, len(names)
-    return ChoiceData(
-        n_users=len(table.user_keys),
-        choices=table.past,
-        tasks=np.unique(of_query.astype(str), return_inverse=True)[1].astype(np.int64),
-        query_embeddings=np.zeros((n_queries, 1), dtype=np.float32),
-        train_queries=np.ones(n_queries, dtype=bool),
-        llm_names=tuple(names),
-        llm_embeddings=np.zeros((m, 1), dtype=np.float32),
-        prices_usd=np.full((m, 2), np.nan, dtype=np.float32),
-    )
+    return np.unique(of_query.astype(str), return_inverse=True)[1].astype(np.int64)
 
 
 def _log_likelihoods(logits: Doubles, asked: Choices, common: Bools) -> Doubles:

@@ -260,11 +260,11 @@ def test_foreseen_by_hand():
     assert found["accuracy"] == 0.5
 
 
-def test_baselines_by_hand(data):
+def test_baselines_by_hand():
     users, queries = np.array([0, 0, 0, 1]), np.zeros(4, np.int64)
-    trained = data.data.with_choices(Choices(users, queries, np.array([0, 0, 1, 1])))
+    trained = Choices(users, queries, np.array([0, 0, 1, 1]))
     held = Choices(np.array([0]), np.zeros(1, np.int64), np.array([0]))
-    found = validate(trained, held, np.zeros((1, 3), np.float32))
+    found = validate(trained, held, np.zeros((1, 3), np.float32), np.zeros(1, np.int64))
     of_all = np.array([3, 3, 1]) / 7
     task = (np.array([2, 2, 0]) + 2 * of_all) / 6
     own = (np.array([2, 1, 0]) + 2 * task) / 5
