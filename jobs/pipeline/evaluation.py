@@ -47,10 +47,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.pipeline.candidate import Candidate, HeldOut
 from jobs.pipeline.evaluation_choices import judge_choices
 from jobs.pipeline.evaluation_figures import CANDIDATE, CURRENT
 from jobs.pipeline.evaluation_items import judge_items
-from jobs.pipeline.stores import HeldOut, Stores
 from router.dataset.queries import EXTERNAL
 from router.encoders import check_encoder
 from router.errors import RouterError
@@ -59,7 +59,7 @@ from router.service.serving import Serving
 
 
 def evaluate(
-    candidate: Stores,
+    candidate: Candidate,
     current: Release | None,
     held_out: HeldOut,
     *,
@@ -104,7 +104,7 @@ def evaluate(
     DataError
         A table breaks its rule; an LLM is known to neither.
     """
-    served = {CANDIDATE: Serving.open(_Candidate.of(candidate), verify=False)}
+    served = {CANDIDATE: Serving.open(_AsRelease.of(candidate), verify=False)}
     unusable = None
     if current is not None:
         try:
@@ -137,13 +137,13 @@ def _opened(current: Release) -> Serving:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate(Release):
-    """Stores in the place of a release that they are not yet."""
+class _AsRelease(Release):
+    """A candidate in the place of a release that it is not yet."""
 
-    stores: Stores
+    stores: Candidate
 
     @classmethod
-    def of(cls, stores: Stores) -> _Candidate:
+    def of(cls, stores: Candidate) -> _AsRelease:
         return cls(stores.model.parent, CANDIDATE, {"feedback_until": None, "erased_until": None}, stores)
 
     @property

@@ -12,16 +12,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.errors import ConfigurationError
+from jobs.pipeline.candidate import Candidate, HeldOut
 from jobs.pipeline.collect import HELD_OUT, read_summary, table
 from jobs.pipeline.deliveries import CHOICES, INTERACTIONS, check_unchanged
 from jobs.pipeline.feedback import QUERIES
 from jobs.pipeline.making import checksum
 from jobs.pipeline.record import checksums, key_of, output, write_json
 from jobs.pipeline.step import Context, Outcome
-from jobs.pipeline.stores import HeldOut, Stores
 from ppr.manifest import remove_abandoned
 from router.erasure import Erasure, user_digest
-from router.releases import Release, current_version, open_release, rolled_back_from, versions
+from router.releases import Release, current_version, open_release
+from router.releases.places import Folder, rolled_back_from
 
 K = 20
 EVALUATION = "evaluation.json"
@@ -241,27 +242,32 @@ def n_erased(release: Release, erasures: Mapping[str, Erasure]) -> int:
     return sum(user_digest(user) in wanted for user in users)
 
 
-def _candidate(context: Context) -> Stores | None:
+def _candidate(context: Context) -> Candidate | None:
     model = context.need_output("train")
     if model is None:
         return None
     graph, fingerprints = context.need_output("graph"), context.need_output("fingerprints")
-    return Stores(model=model, graph=graph, fingerprints=fingerprints)
+    return Candidate(model=model, graph=graph, fingerprints=fingerprints)
 
 
-def _checksums(candidate: Stores) -> dict[str, str]:
+def _checksums(candidate: Candidate) -> dict[str, str]:
     paths = {name: getattr(candidate, name) for name in _NAMES}
     return {name: checksum(path) for name, path in paths.items() if path is not None}
 
 
 def _is(release: Release, made_of: Mapping[str, str]) -> bool:
     """Whether a release has these stores."""
-    return {name: store["checksum"] for name, store in release.manifest["stores"].items()} == made_of
+    return _stores_of(release.manifest) == made_of
+
+
+def _stores_of(record: Mapping[str, Any]) -> dict[str, str]:
+    return {name: store["checksum"] for name, store in record["stores"].items()}
 
 
 def _was_rolled_back(root: Path, made_of: Mapping[str, str]) -> bool:
-    there = rolled_back_from(root) & set(versions(root))
-    return any(_is(open_release(root, version, verify=False), made_of) for version in sorted(there))
+    place = Folder(root)
+    there = sorted(rolled_back_from(place) & set(place.versions()))
+    return any(_stores_of(place.record(version)) == made_of for version in there)
 
 
 def _newer(current: Release | None, decision: Mapping[str, Any]) -> dict[str, Any] | None:

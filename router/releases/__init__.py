@@ -1,10 +1,10 @@
 """Releases: what services serve; on this machine (:mod:`router.releases.local`), and elsewhere.
 
 ==============  ====================================================================================
-local           a folder of releases: what is on disk, opening, switching, going back
+local           a folder of releases: what is on disk, opening, switching
 record          ``release.json``, and the files that it stands for
 history         switches, what was rolled back from, and the rules of a switch; pure
-places          a folder or an object store, asked and changed alike
+places          a folder or an object store, asked alike: activating, going back
 objects         an object store, by fsspec
 pruning         which releases may be removed
 push, pull      to an object store, and from it
@@ -19,18 +19,13 @@ from router.releases.local import (
     CURRENT,
     HISTORY,
     Release,
-    activate,
     current_version,
     decisions,
-    earlier_versions,
     encoder_of,
     open_release,
-    previous_version,
     readable_current,
     record_decision,
     record_refusal,
-    rollback,
-    rolled_back_from,
     switch,
     versions,
 )
@@ -39,18 +34,13 @@ __all__ = [
     "CURRENT",
     "HISTORY",
     "Release",
-    "activate",
     "current_version",
     "decisions",
-    "earlier_versions",
     "encoder_of",
     "open_release",
-    "previous_version",
     "readable_current",
     "record_decision",
     "record_refusal",
-    "rollback",
-    "rolled_back_from",
     "switch",
     "versions",
 ]

@@ -40,9 +40,6 @@ from router.releases.history import (
     Switch,
     active,
     check_switch,
-    earlier,
-    rollback_target,
-    rolled_back,
 )
 from router.releases.record import (
     FINGERPRINTS,
@@ -132,47 +129,6 @@ class Release:
                 raise ReleaseError(str(error)) from None
 
 
-def activate(root: str | Path, version: str) -> None:
-    """Switch to a release after comparing all of its bytes with its record.
-
-    Raises
-    ------
-    ReleaseError
-        There is no such release, or it is damaged.
-    ResourceError
-        The folder cannot be written.
-    """
-    folder = Path(root)
-    open_release(folder, version, verify=True)
-    switch(folder, version, "activate")
-
-
-def rollback(root: str | Path, to: str | None = None) -> str:
-    """Switch back to a release before the current one and return its version; twice goes back by two.
-
-    Parameters
-    ----------
-    root
-        Folder of all releases.
-    to
-        One of :func:`earlier_versions`; by default the last of them. Where ``CURRENT`` cannot be read, that
-        is the one that was in use last.
-
-    Raises
-    ------
-    ReleaseError
-        There is none, or it is damaged; nothing was switched.
-    ResourceError
-        The folder cannot be written.
-    """
-    folder = Path(root)
-    current = readable_current(folder)
-    version = rollback_target(str(folder), current, earlier_versions(folder), to)
-    open_release(folder, version, verify=True)
-    switch(folder, version, "rollback", expected=current)
-    return version
-
-
 def current_version(root: str | Path) -> str | None:
     """Version that ``CURRENT`` names; None where there is no such file.
 
@@ -204,26 +160,6 @@ def readable_current(root: str | Path) -> str | None:
         return current_version(root)
     except ReleaseError:
         return None
-
-
-def previous_version(root: str | Path) -> str | None:
-    """Version to roll back to: the one active before the current one, and still there; or None.
-
-    What was rolled back from is not gone back to.
-    """
-    return next(iter(earlier_versions(root)), None)
-
-
-def earlier_versions(root: str | Path) -> list[str]:
-    """Versions that were active before the current one and are still there, the last one first."""
-    folder = Path(root)
-    return earlier(history(folder), readable_current(folder), versions(folder))
-
-
-def rolled_back_from(root: str | Path) -> frozenset[str]:
-    """Versions that an operator rolled back from and did not activate again, there or not."""
-    folder = Path(root)
-    return rolled_back(history(folder), readable_current(folder))
 
 
 def versions(root: str | Path) -> list[str]:

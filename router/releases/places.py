@@ -112,7 +112,7 @@ def rolled_back_from(place: Place) -> frozenset[str]:
 
 
 def activate(place: Place, version: str, *, verify: bool = True, new_encoder: bool = False) -> bool:
-    """Switch to a release, as :func:`router.releases.activate` does: the way forward after a rollback.
+    """Switch to a release: the way forward after a rollback.
 
     Parameters
     ----------
@@ -152,7 +152,9 @@ def activate(place: Place, version: str, *, verify: bool = True, new_encoder: bo
 
 
 def rollback(place: Place, to: str | None = None, *, verify: bool = True) -> str:
-    """Switch back to a release before the current one, as :func:`router.releases.rollback` does.
+    """Switch back to a release before the current one; twice goes back by two.
+
+    What was rolled back from is not gone back to.
 
     Parameters
     ----------

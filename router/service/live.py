@@ -19,6 +19,7 @@ from ppr.errors import PprError
 from router import releases
 from router.encoders import EncoderIdentity
 from router.errors import BundleError, NotReadyError, ReleaseError, RouterError
+from router.releases import places
 from router.service.serving import Serving
 
 _RETRY_S = 30.0  # a release that was refused is looked at again, should its files have been completed
@@ -134,7 +135,7 @@ class LiveRelease:
                 current = releases.current_version(self._root)
                 why = "".join(f"; {reason}" for reason in reasons)
                 raise ReleaseError(f"there is no release before {current} to go back to{why}")
-            releases.rollback(self._root, target.version)
+            places.rollback(places.Folder(self._root), target.version)
             self._refused = None
             self._take(target)
             return target.version
@@ -185,7 +186,7 @@ class LiveRelease:
     def _open_earlier(self) -> tuple[Serving | None, list[str]]:
         """The last release before the current one that can be served, and why later ones cannot."""
         reasons = list[str]()
-        for version in releases.earlier_versions(self._root):
+        for version in places.earlier_versions(places.Folder(self._root)):
             try:
                 return self._open(version, verify=True), reasons
             except (RouterError, PprError) as error:

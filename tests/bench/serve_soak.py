@@ -31,7 +31,8 @@ from serve_process import BESIDE, Served, free_port, private_mib, served
 from serve_release import LLMS, publish_random
 
 from router.encoders import MiniLmEncoder
-from router.releases import activate, current_version, versions
+from router.releases import current_version, versions
+from router.releases.places import Folder, activate
 
 N_USERS, N_ITEMS = 20_000, 4_000
 DURATION_S = 600.0
@@ -110,7 +111,7 @@ def _trouble(
     while not calling.done():
         now = time.monotonic() - begin
         if now >= next_switch:
-            activate(root, next(releases))
+            activate(Folder(root), next(releases))
             seen.switches, next_switch = seen.switches + 1, next_switch + switch_s
         if now >= next_stop:  # stopped, and started the next time
             if upstreams[0].poll() is None:

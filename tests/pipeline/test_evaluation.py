@@ -20,9 +20,9 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from jobs.pipeline import evaluation_choices
+from jobs.pipeline.candidate import Candidate, HeldOut
 from jobs.pipeline.evaluation import evaluate
 from jobs.pipeline.evaluation_figures import activity_groups, compare, interval, mean_by_user
-from jobs.pipeline.stores import HeldOut, Stores
 from jobs.settings import RouterSettings
 from jobs.train_router import run as train
 from ppr.graph import Graph
@@ -43,7 +43,7 @@ STRANGER = "nobody knows me"
 class Market:
     """A candidate, the release before it, and what was held out of both."""
 
-    candidate: Stores
+    candidate: Candidate
     current: Release
     held_out: HeldOut
 
@@ -78,7 +78,7 @@ def _first_users(graph: Graph, n: int) -> Graph:
     )
 
 
-def _stores(folder: Path, graph: Graph, events: pa.Table, llms: pa.Table) -> Stores:
+def _stores(folder: Path, graph: Graph, events: pa.Table, llms: pa.Table) -> Candidate:
     folder.mkdir()
     pq.write_table(events, folder / "events.parquet")
     pq.write_table(llms, folder / "llms.parquet")
@@ -90,7 +90,7 @@ def _stores(folder: Path, graph: Graph, events: pa.Table, llms: pa.Table) -> Sto
         fingerprints=folder / "fingerprints",
     )
     train(files, folder / "model", SETTINGS, lines=False)
-    return Stores(folder / "model", folder / "graph", folder / "fingerprints")
+    return Candidate(folder / "model", folder / "graph", folder / "fingerprints")
 
 
 @pytest.fixture(scope="module")

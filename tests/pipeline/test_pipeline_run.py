@@ -19,7 +19,8 @@ from jobs.pipeline import making
 from jobs.pipeline.record import STEPS, Run, output
 from jobs.pipeline.run import run
 from router.erasure import user_digest
-from router.releases import current_version, decisions, open_release, rollback, versions
+from router.releases import current_version, decisions, open_release, versions
+from router.releases.places import Folder, rollback
 from router.service.store import DecisionRecord, Feedback, new_id, open_store
 from tests.conftest import ROOT
 from tests.pipeline.pipelines import JUNE, MAY, deliver, digests, report_of, settings_of, small_market, states
@@ -138,7 +139,7 @@ def test_a_worse_model_is_refused(out: Path, deliveries: dict[str, Any], tmp_pat
 
 def test_what_was_rolled_back_is_not_published_again(out: Path, deliveries: dict[str, Any]) -> None:
     bad = current_version(out / "releases")
-    rollback(out / "releases")
+    rollback(Folder(out / "releases"))
     result = run(settings_of(out, deliveries), until=JUNE)
     assert not result["published"]
     assert "rolled_back" in {reason["rule"] for reason in result["reasons"] if not reason["passed"]}

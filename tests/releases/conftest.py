@@ -47,6 +47,18 @@ def release_parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """Folder of the releases that are sent."""
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Folder that gets them."""
+    return tmp_path / "copy"
+
+
+@pytest.fixture
 def published(release_parts: dict[str, Path]) -> Publish:
     """Publishes model ``number`` with graph and fingerprints as of a day in November."""
 

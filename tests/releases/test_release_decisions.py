@@ -10,6 +10,7 @@ import structlog
 
 from router import releases
 from router.errors import ParameterError, ReleaseError
+from router.releases import places
 from tests.releases.conftest import NOON
 
 GOOD = {"publish": True, "summary": "better", "reasons": [{"rule": "accuracy", "passed": True}]}
@@ -78,12 +79,12 @@ def test_a_line_of_decisions_that_broke_off(tmp_path):
 
 def test_rolled_back_from(tmp_path, published):
     made = [published(tmp_path, number).version for number in range(3)]
-    releases.rollback(tmp_path, made[0])
-    assert releases.rolled_back_from(tmp_path) == {made[1], made[2]}
-    releases.activate(tmp_path, made[2])
-    assert releases.rolled_back_from(tmp_path) == {made[1]}
+    places.rollback(places.Folder(tmp_path), made[0])
+    assert places.rolled_back_from(places.Folder(tmp_path)) == {made[1], made[2]}
+    places.activate(places.Folder(tmp_path), made[2])
+    assert places.rolled_back_from(places.Folder(tmp_path)) == {made[1]}
     # The line of a switch was not written, but that of going back from it was.
     history = tmp_path / "history.jsonl"
     history.write_text("\n".join(history.read_text().splitlines()[:-1]))
-    assert releases.rollback(tmp_path) == made[0]
-    assert releases.rolled_back_from(tmp_path) == {made[1], made[2]}
+    assert places.rollback(places.Folder(tmp_path)) == made[0]
+    assert places.rolled_back_from(places.Folder(tmp_path)) == {made[1], made[2]}

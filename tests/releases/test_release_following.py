@@ -14,6 +14,7 @@ import pytest
 
 from router import releases
 from router.errors import ParameterError, ResourceError
+from router.releases import places
 from router.releases.follow import follow
 from router.releases.objects import ObjectStore
 from router.releases.places import Folder, place_of, rollback
@@ -111,7 +112,7 @@ def test_what_was_rolled_back_from_here_is_left_alone(tmp_path, url, published):
         wait_until(lambda: releases.current_version(copy) == made[0])
         push(here, url, made[1])
         wait_until(lambda: releases.current_version(copy) == made[1])
-        releases.rollback(copy)
+        places.rollback(places.Folder(copy))
         wait_until(lambda: noted[-1]["event"] == "not followed")
         time.sleep(0.1)
         assert noted[-1] == {
@@ -138,14 +139,14 @@ def test_a_service_goes_on_with_a_release_that_was_pruned(tmp_path, published):
     from router.service.live import LiveRelease
 
     made = [published(tmp_path, number).version for number in range(2)]
-    releases.rollback(tmp_path)
+    places.rollback(places.Folder(tmp_path))
     live = LiveRelease(tmp_path, encoder=None, poll_s=1000.0)
     live.start()
     try:
         serving = live.serving
         wanted = _answers(live)
         for version in (made[1], made[0], made[1]):
-            releases.activate(tmp_path, version)
+            places.activate(places.Folder(tmp_path), version)
         published(tmp_path, 2)
         prune(Folder(tmp_path), PruneRule(keep=1))
         assert releases.versions(tmp_path)[0] == made[1]

@@ -15,6 +15,7 @@ import pytest
 
 from router import publishing, releases
 from router.errors import ReleaseError
+from router.releases import places
 from router.releases.backup import pull_all, push_all
 from router.releases.objects import ObjectStore
 from router.releases.overview import overview, whole
@@ -26,16 +27,6 @@ from router.releases.stored import StoredFile
 from tests.releases.conftest import NOON, tree
 
 LATER = datetime.now(UTC) + timedelta(days=3)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    return tmp_path / "here"
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    return tmp_path / "copy"
 
 
 def test_erasures_win_over_a_way_back_once_the_current_release_is_clean(tmp_path, published):
@@ -60,12 +51,12 @@ def test_erasures_win_over_a_way_back_once_the_current_release_is_clean(tmp_path
 def test_a_clean_release_stays_as_the_way_back(tmp_path, published):
     dirty = published(tmp_path, 0).version
     clean = [published(tmp_path, 1, erased_until=NOON).version]
-    releases.activate(tmp_path, dirty)
+    places.activate(places.Folder(tmp_path), dirty)
     clean.append(published(tmp_path, 2, erased_until=NOON).version)
-    assert releases.previous_version(tmp_path) == dirty
+    assert next(iter(places.earlier_versions(places.Folder(tmp_path))), None) == dirty
     prune(Folder(tmp_path), PruneRule(keep=1, erased_before=NOON))
     assert releases.versions(tmp_path) == clean
-    assert releases.previous_version(tmp_path) == clean[0]
+    assert next(iter(places.earlier_versions(places.Folder(tmp_path))), None) == clean[0]
 
 
 def test_a_copy_does_not_go_back_to_what_was_rolled_back_from(here, copy, url, published):
@@ -76,22 +67,22 @@ def test_a_copy_does_not_go_back_to_what_was_rolled_back_from(here, copy, url, p
     pull(url, copy)
     assert rollback(place_of(url)) == made[0]
     assert pull(url, copy).current == made[0]
-    assert releases.previous_version(copy) is None
-    assert releases.rolled_back_from(copy) == frozenset()
+    assert next(iter(places.earlier_versions(places.Folder(copy))), None) is None
+    assert places.rolled_back_from(places.Folder(copy)) == frozenset()
     with pytest.raises(ReleaseError, match=f"there is no release before {made[0]}"):
-        releases.rollback(copy)
+        places.rollback(places.Folder(copy))
     push(here, url, made[2])
     assert pull(url, copy).current == made[2]
-    assert releases.previous_version(copy) == made[0]
+    assert next(iter(places.earlier_versions(places.Folder(copy))), None) == made[0]
     place_of(url).switch(made[1], "activate")
     assert pull(url, copy).current == made[1]
-    assert releases.rollback(copy) == made[2]
+    assert places.rollback(places.Folder(copy)) == made[2]
 
 
 def test_a_bucket_does_not_go_back_to_what_was_rolled_back_from_here(here, url, published):
     made = [published(here, number).version for number in range(2)]
     push(here, url)
-    releases.rollback(here)
+    places.rollback(places.Folder(here))
     assert push(here, url).current == made[0]
     assert earlier_versions(place_of(url)) == []
 
@@ -206,9 +197,9 @@ def test_a_current_that_cannot_be_read(here, copy, url, published, content):
     assert "CURRENT: " in found["warnings"][0]
     assert whole(Folder(here), made[0], verify=False)["warnings"] == found["warnings"]
     assert rollback(Folder(here)) == made[1]  # what was in use last
-    assert releases.rolled_back_from(here) == frozenset()
+    assert places.rolled_back_from(places.Folder(here)) == frozenset()
     damage(here)
-    assert releases.rollback(here, made[0]) == made[0]
+    assert places.rollback(places.Folder(here), made[0]) == made[0]
     damage(here)
     assert activate(Folder(here), made[1])
     damage(here)
@@ -258,7 +249,7 @@ def test_a_damaged_release_is_not_activated(tmp_path, published):
 def test_a_backup_gives_all_back(here, copy, url, published):
     made = [published(here, number, decision={"publish": True}).version for number in range(3)]
     waiting = published(here, 3, activate=False).version
-    releases.rollback(here)
+    places.rollback(places.Folder(here))
     releases.record_refusal(here, {"publish": False})
     done = push_all(here, url)
     assert [one.version for one in done] == [made[0], made[2], waiting, made[1]]
@@ -269,11 +260,11 @@ def test_a_backup_gives_all_back(here, copy, url, published):
         assert tree(copy / version) == tree(here / version)
     assert releases.current_version(copy) == made[1]
     assert releases.decisions(copy) == releases.decisions(here)
-    assert releases.rolled_back_from(copy) == {made[2]}
-    assert releases.earlier_versions(copy) == [made[0]]
-    releases.rollback(copy)
+    assert places.rolled_back_from(places.Folder(copy)) == {made[2]}
+    assert places.earlier_versions(places.Folder(copy)) == [made[0]]
+    places.rollback(places.Folder(copy))
     pull_all(url, copy)  # what happened here is kept
-    assert made[1] in releases.rolled_back_from(copy)
+    assert made[1] in places.rolled_back_from(places.Folder(copy))
 
 
 def test_nothing_to_back_up(tmp_path, url):

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -22,16 +21,6 @@ from router.releases.record import content_digest
 from tests.releases.conftest import NOON, tree
 
 LATER = datetime.now(UTC) + timedelta(days=3)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    return tmp_path / "here"
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    return tmp_path / "copy"
 
 
 def objects(url: str) -> set[str]:

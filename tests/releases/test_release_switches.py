@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from router import releases
 from router.errors import ParameterError, ReleaseError
 from router.publishing import publish
+from router.releases import places
 from router.releases.places import Folder, Place, earlier_versions, place_of, rollback, rolled_back_from
 from router.releases.pruning import PruneRule, prune
 from router.releases.push import push
@@ -225,9 +226,9 @@ def test_a_rollback_beside_a_publish_does_not_hide_what_was_published(tmp_path, 
 
     monkeypatch.setattr(releases.local, "open_release", slowly)
     with pytest.raises(ReleaseError, match="became the current release meanwhile"):
-        releases.rollback(tmp_path)
-    assert releases.rolled_back_from(tmp_path) == frozenset()
-    assert releases.previous_version(tmp_path) == made[1]
+        places.rollback(places.Folder(tmp_path))
+    assert places.rolled_back_from(places.Folder(tmp_path)) == frozenset()
+    assert next(iter(places.earlier_versions(places.Folder(tmp_path))), None) == made[1]
 
 
 def test_a_release_that_was_pruned_while_it_was_published_again_is_made_anew(

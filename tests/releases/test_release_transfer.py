@@ -14,6 +14,7 @@ import pytest
 from router import releases
 from router.errors import ParameterError, ReleaseError, ResourceError
 from router.publishing import publish
+from router.releases import places
 from router.releases.objects import ObjectStore
 from router.releases.places import earlier_versions, place_of, rollback, rolled_back_from
 from router.releases.pruning import PruneRule, prune
@@ -24,16 +25,6 @@ from tests.releases.conftest import NOON, tree
 from tests.service.synthetic import EncoderIdentity, write_synthetic
 
 NOBODY = "20200101T000000Z-0123456789ab"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    return tmp_path / "here"
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    return tmp_path / "copy"
 
 
 def write(url: str, name: str, content: bytes) -> None:
@@ -173,7 +164,7 @@ def test_what_was_rolled_back_from_is_not_switched_to_again(here, copy, url, pub
     assert releases.current_version(copy) == old
     assert push(here, url, again=True).switched
     assert pull(url, copy).switched
-    releases.rollback(copy)  # on this machine only
+    places.rollback(places.Folder(copy))  # on this machine only
     held = pull(url, copy)
     assert (held.switched, held.current, releases.current_version(copy)) == (False, old, old)
     assert pull(url, copy, again=True).current == new
@@ -188,11 +179,11 @@ def test_a_rollback_travels(here, copy, url, published):
     assert rollback(place_of(url)) == made[1]
     assert rolled_back_from(place_of(url)) == {made[2]}
     assert pull(url, copy).current == made[1]
-    assert releases.previous_version(copy) == made[0]
-    assert releases.rolled_back_from(copy) == frozenset()
+    assert next(iter(places.earlier_versions(places.Folder(copy))), None) == made[0]
+    assert places.rolled_back_from(places.Folder(copy)) == frozenset()
     place_of(url).switch(made[2], "activate")
     assert pull(url, copy).current == made[2]
-    assert releases.previous_version(copy) == made[1]
+    assert next(iter(places.earlier_versions(places.Folder(copy))), None) == made[1]
 
 
 def test_another_encoder(here, url, tmp_path):

@@ -110,7 +110,7 @@ def two_releases(release_stores: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def test_reload_and_rollback(started: Started, two_releases: Path) -> None:
-    from router.releases import activate
+    from router.releases.places import Folder, activate
 
     client = started(releases=two_releases, poll_s=1000.0)
     releases = client.get("/v1/releases").json()
@@ -118,7 +118,7 @@ def test_reload_and_rollback(started: Started, two_releases: Path) -> None:
     (second,) = set(releases["versions"]) - {first}
     assert (releases["current"], releases["previous"], releases["refused"]) == (first, None, None)
     assert client.post("/v1/admin/rollback").status_code == 409
-    activate(two_releases, second)
+    activate(Folder(two_releases), second)
     assert client.post("/v1/route", json={}).json()["release"] == first
     assert client.post("/v1/admin/reload").json() == {"release": second}
     assert client.post("/v1/route", json={"user": "u02"}).json()["release"] == second

@@ -17,6 +17,7 @@ from router import releases
 from router.encoders import EncoderIdentity
 from router.errors import NotReadyError, ReleaseError
 from router.publishing import publish
+from router.releases import places
 from router.service import live as live_module
 from router.service.live import LiveRelease
 from tests.choice_files import user_graph
@@ -79,7 +80,7 @@ def test_a_switch_is_followed(root, versions, follow):
     live = follow(on_switch=lambda *names: switches.append(names))
     assert live.status() == {"version": versions["a"], "refused": None}
     first = live.serving
-    releases.activate(root, versions["b"])
+    places.activate(places.Folder(root), versions["b"])
     wait_until(lambda: live.serving.version == versions["b"])
     wait_until(lambda: len(switches) == 2)
     assert switches == [(None, versions["a"]), (versions["a"], versions["b"])]
@@ -95,9 +96,9 @@ def test_a_rollback_skips_what_cannot_be_served(tmp_path, root, versions, follow
     write_synthetic(tmp_path / "other", encoder=EncoderIdentity("hashing", 1, 32))
     other = publish(root, model=tmp_path / "other", new_encoder=True).version
     wait_until(lambda: live.status()["refused"] is not None)
-    releases.activate(root, versions["b"])
+    places.activate(places.Folder(root), versions["b"], new_encoder=True)
     assert live.reload() == versions["b"]
-    assert releases.previous_version(root) == other
+    assert places.earlier_versions(places.Folder(root))[0] == other
     assert live.rollback() == live.serving.version == releases.current_version(root) == versions["a"]
     history = (root / "history.jsonl").read_text()
     with pytest.raises(ReleaseError, match="there is no release before"):
@@ -107,7 +108,7 @@ def test_a_rollback_skips_what_cannot_be_served(tmp_path, root, versions, follow
 
 def test_a_rollback_to_nothing_that_can_be_served_changes_nothing(root, versions, follow):
     live = follow()
-    releases.activate(root, versions["b"])
+    places.activate(places.Folder(root), versions["b"])
     live.reload()
     damage_embedding(root / versions["a"])
     with pytest.raises(ReleaseError, match=r"user.npy: checksum does not match"):
@@ -117,7 +118,7 @@ def test_a_rollback_to_nothing_that_can_be_served_changes_nothing(root, versions
 
 def test_several_follow_one_rollback(root, versions, follow):
     one, other = follow(), follow()
-    releases.activate(root, versions["b"])
+    places.activate(places.Folder(root), versions["b"])
     assert one.reload() == other.reload() == versions["b"]
     one.rollback()
     wait_until(lambda: other.serving.version == versions["a"])
@@ -185,7 +186,7 @@ def test_a_current_that_names_no_release(root, versions, follow, content):
         live.reload()
     assert live.status()["version"] == live.serving.version == versions["a"]
     assert live.status()["refused"]["reason"]
-    releases.activate(root, versions["b"])
+    places.activate(places.Folder(root), versions["b"])
     assert live.reload() == versions["b"]
 
 
@@ -209,7 +210,7 @@ def test_a_release_of_another_encoder(tmp_path, root, versions, follow):
 
 def test_a_model_without_finite_scores(tmp_path, root, versions, follow, models, monkeypatch):
     live = follow()
-    releases.activate(root, versions["b"])
+    places.activate(places.Folder(root), versions["b"])
     monkeypatch.setattr(
         "router.scorer.Scorer.updated_user",
         lambda self, user, events: type(user)(user.vector * np.nan, user.spread),
@@ -227,7 +228,7 @@ def test_a_bug_in_a_callback_ends_nothing(root, versions, follow):
     live = follow(on_switch=fail)
     with structlog.testing.capture_logs() as logs:
         for name in "ba":
-            releases.activate(root, versions[name])
+            places.activate(places.Folder(root), versions[name])
             wait_until(lambda name=name: live.serving.version == versions[name])
         wait_until(lambda: len(logs) == 2)
     assert live.status()["refused"] is None
@@ -239,7 +240,7 @@ def test_nothing_to_serve_at_the_start(root, versions, follow):
     live = follow()
     with pytest.raises(NotReadyError, match="there is no CURRENT"):
         _ = live.serving
-    releases.activate(root, versions["b"])
+    places.activate(places.Folder(root), versions["b"])
     wait_until(lambda: live.status()["version"] == versions["b"])
     with pytest.raises(NotReadyError, match="not started"):
         _ = LiveRelease(root, encoder=None).serving
@@ -248,7 +249,7 @@ def test_nothing_to_serve_at_the_start(root, versions, follow):
 @pytest.mark.parametrize("damage", [*DAMAGES, "CURRENT"])
 def test_a_start_beside_a_damaged_release_takes_the_last_good_one(root, versions, follow, damage):
     """As when a worker is started again in the place of one that had the old release open."""
-    releases.activate(root, versions["b"])
+    places.activate(places.Folder(root), versions["b"])
     if damage == "CURRENT":
         (root / "CURRENT").write_text("?\n")
         shutil.rmtree(root / versions["b"])
@@ -298,7 +299,7 @@ def test_no_request_sees_a_mixture(root, versions, follow):
     live = follow(poll_s=0.005)
     wanted = {}
     for name in "ab":
-        releases.activate(root, versions[name])
+        places.activate(places.Folder(root), versions[name])
         live.reload()
         serving = live.serving
         preference = serving.scorer.scores(serving.belief("bob").user, None, "code").preference
@@ -321,7 +322,7 @@ def test_no_request_sees_a_mixture(root, versions, follow):
         askers = [pool.submit(ask) for _ in range(3)]
         try:
             for turn in range(12):
-                releases.activate(root, versions["ab"[turn % 2]])
+                places.activate(places.Folder(root), versions["ab"[turn % 2]])
                 wait_until(lambda turn=turn: live.serving.version == versions["ab"[turn % 2]])
         finally:
             stopped.set()

@@ -17,6 +17,7 @@ from ppr.graph import Graph
 from router import releases
 from router.errors import BundleError, MissingDataError, ParameterError, ReleaseError
 from router.publishing import publish
+from router.releases import places
 from tests.choice_files import fingerprints_of, user_graph
 from tests.service.synthetic import write_synthetic
 
@@ -97,7 +98,7 @@ def test_a_model_alone(stores, root):
     assert (release.graph, release.fingerprints) == (None, None)
     assert release.feedback_until is None
     assert releases.current_version(root) is None
-    releases.activate(root, release.version)
+    places.activate(places.Folder(root), release.version)
     assert releases.current_version(root) == release.version
 
 
@@ -107,36 +108,36 @@ def test_switches_against_a_stack(stores, root):
     rng = np.random.default_rng(0)
     stack: list[str] = []
     for _ in range(40):
-        assert releases.previous_version(root) == (stack[-2] if len(stack) > 1 else None)
+        assert places.earlier_versions(places.Folder(root))[:1] == stack[-2:-1]
         if rng.random() < 0.5 and len(stack) > 1:
             stack.pop()
-            assert releases.rollback(root) == stack[-1]
+            assert places.rollback(places.Folder(root)) == stack[-1]
         else:
             version = names[rng.integers(len(names))]
             stack = [other for other in stack if other != version] + [version]
-            releases.activate(root, version)
+            places.activate(places.Folder(root), version)
         assert releases.current_version(root) == stack[-1]
 
 
 def test_rollback_skips_what_was_removed_and_ends(stores, root):
     names = several(root, stores["model"], 3)
     for version in names:
-        releases.activate(root, version)
+        places.activate(places.Folder(root), version)
     shutil.rmtree(root / names[1])
-    assert releases.rollback(root) == names[0]
+    assert places.rollback(places.Folder(root)) == names[0]
     with pytest.raises(ReleaseError, match=f"no release before {names[0]}"):
-        releases.rollback(root)
+        places.rollback(places.Folder(root))
 
 
 def test_a_line_of_history_that_broke_off(stores, root):
     names = several(root, stores["model"], 2)
-    releases.activate(root, names[0])
+    places.activate(places.Folder(root), names[0])
     with (root / "history.jsonl").open("a") as file:
         file.write('\n{"version": "2026')
-    releases.activate(root, names[1])
-    assert releases.previous_version(root) == names[0]
+    places.activate(places.Folder(root), names[1])
+    assert next(iter(places.earlier_versions(places.Folder(root))), None) == names[0]
     (root / "CURRENT").write_text(f"{names[0]}\n")  # the switch back was killed before its line
-    assert releases.previous_version(root) is None
+    assert next(iter(places.earlier_versions(places.Folder(root))), None) is None
 
 
 def test_each_file_missing_truncated_or_altered(stores, root, tmp_path):
@@ -153,7 +154,7 @@ def test_each_file_missing_truncated_or_altered(stores, root, tmp_path):
         with pytest.raises(ReleaseError):
             releases.open_release(damaged, version, verify=True)
         with pytest.raises(ReleaseError):
-            releases.activate(damaged, version)
+            places.activate(places.Folder(damaged), version)
         for cut in (content[:-1], content[: len(content) // 2], b""):
             file.write_bytes(cut)
             if file.name == "release.json" and cut.strip().endswith(b"}"):

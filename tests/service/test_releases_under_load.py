@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 
 from router.publishing import publish
-from router.releases import activate
+from router.releases.places import Folder, activate
 from tests.service.served import ROOT, serving
 from tests.service.synthetic import write_synthetic
 
@@ -63,7 +63,7 @@ def test_a_rollback_under_load(tmp_path: Path) -> None:
                     assert done.returncode == 0, done.stderr
                     _wait_for(answers, old)
                     if turn < TURNS - 1:
-                        activate(root, new)
+                        activate(Folder(root), new)
             finally:
                 stopped.set()
             for asker in askers:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from router import releases as on_disk
 from router.errors import ReleaseError
+from router.releases import places
 from router.service.metrics import CONTENT_TYPE
 from router.service.problems import documented
 from router.service.routes.bodies import answer, service_of
@@ -116,7 +117,8 @@ def _releases(service: Service) -> dict[str, object]:
     root, status = service.settings.releases, service.live.status()
     encoder = None if status["version"] is None else str(service.live.serving.scorer.encoder)
     try:
-        current, previous = on_disk.current_version(root), on_disk.previous_version(root)
+        current = on_disk.current_version(root)
+        previous = next(iter(places.earlier_versions(places.Folder(root))), None)
     except ReleaseError:  # CURRENT holds no version; 'refused' says so
         current = previous = None
     return {

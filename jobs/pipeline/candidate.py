@@ -1,4 +1,4 @@
-"""What the steps of a pipeline hand to its evaluation."""
+"""A candidate for the next release, and the rows to judge it by."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
-    """Stores that belong together and may become a release: a candidate.
+class Candidate:
+    """Stores that belong together and may become a release.
 
     Attributes
     ----------
