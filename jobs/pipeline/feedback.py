@@ -170,7 +170,7 @@ def read_feedback(
         interactions = read_interactions(Delivery(INTERACTIONS, path, ""), GraphSettings())
     path = there.folder / f"{CHOICES}.parquet"
     n_told = pq.read_metadata(path).num_rows
-    if without := _settle_tasks(path, bool(tasks)):
+    if without := _settle_tasks(path, tasks):
         left_out["without a task"] = without
     if pq.read_metadata(path).num_rows:
         choices, retired = read_choices(Delivery(CHOICES, path, ""), llms, all_may_be_retired=True)
@@ -188,25 +188,27 @@ def read_feedback(
         choices = _filtered(
             choices, pc.is_in(choices["query"], value_set=ids), "with a query not in the table", left_out
         )
-    if tasks is False:
-        at = choices.schema.get_field_index("task")
-        choices = choices.set_column(at, "task", pa.nulls(len(choices), pa.large_string()))
     if len(choices) < n_told:
         tell(f"feedback: choices left out of the training: {left_out}")
     table = pq.read_table(there.folder / f"{QUERIES}.parquet") if embedded else None
     return Feedback(interactions, choices, table, left_out)
 
 
-def _settle_tasks(path: Path, needed: bool) -> int:
-    """Leave out choices without a task where one is needed, and count them; else all tasks, if any lacks."""
+def _settle_tasks(path: Path, delivered: bool | None) -> int:
+    """Let all choices of the feedback have tasks, or none, as the deliveries do; gives how many are left out.
+
+    Beside deliveries with tasks, choices without one are; beside others, or where some lack one, tasks are.
+    """
     table = pq.read_table(path)
     named = "task" in table.column_names
     there = table["task"].is_valid() if named else pa.array([False] * len(table), pa.bool_())
     n_without = len(table) - int(pc.sum(there).as_py() or 0)
-    if not n_without:
-        return 0
-    pq.write_table(table.filter(there) if needed else table.drop_columns(["task"] * named), path)
-    return n_without if needed else 0
+    if delivered:
+        pq.write_table(table.filter(there), path)
+        return n_without
+    if named and (n_without or delivered is False):
+        pq.write_table(table.drop_columns(["task"]), path)
+    return 0
 
 
 def newest(erasures: dict[str, Erasure]) -> str | None:

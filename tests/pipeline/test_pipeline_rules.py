@@ -63,7 +63,9 @@ def test_places_apart(tmp_path: Path, work: str, releases: str, rule: str, patte
 def test_places_side_by_side(tmp_path: Path) -> None:
     deliver(tmp_path)
     settings = settings_of(tmp_path, {"interactions": [str(tmp_path / "*.csv"), str(tmp_path / "in" / "*")]})
-    run(settings, ["ready"], until=MAY)
+    assert run(settings, ["ready"], until=MAY) == {"run": "20250501T000000Z", "ready": True, "found": []}
+    assert settings.pipeline.work.is_dir()
+    assert not settings.pipeline.releases.exists()
 
 
 def test_the_task_may_not_be_lacking(tmp_path: Path, fairpath: Callable[..., Result]) -> None:
