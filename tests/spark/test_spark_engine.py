@@ -17,14 +17,9 @@ from ppr.fingerprints import FingerprintRun, FingerprintStore
 from ppr.graph import Graph
 from ppr.local import compute_fingerprints
 from ppr.params import FingerprintParams
-from ppr.spark import (
-    RECEIPT_DDL,
-    BlockTask,
-    _raise_readable,
-    _run_wave,
-    compute_fingerprints_spark,
-    worker_graph,
-)
+from ppr.spark import compute_fingerprints_spark
+from ppr.spark.blocks import RECEIPT_DDL, BlockTask, _run_wave, worker_graph
+from ppr.spark.failures import raise_readable
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -236,7 +231,7 @@ def test_full_disk_of_a_worker_is_told(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ppr.spark.write_block", full)
+    monkeypatch.setattr("ppr.spark.blocks.write_block", full)
     task = BlockTask(str(graph_path), expected.graph_checksum, None, PARAMS, str(tmp_path), SOME)
     batch = pa.RecordBatch.from_pydict({"id": [0]})
     with pytest.raises(RuntimeError, match=r"fairpath-error:\[\"ResourceError\", .*no space left"):
@@ -286,7 +281,7 @@ Caused by: java.io.EOFException
 )
 def test_errors_of_spark_are_told_in_one_line(text: str, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        _raise_readable(PySparkException(text))
+        raise_readable(PySparkException(text))
 
 
 def test_worker_opens_the_graph_once(graph_path: Path, expected: FingerprintStore) -> None:

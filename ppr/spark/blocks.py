@@ -9,15 +9,12 @@ have the same bits as any other engine's, so retries and speculative copies of a
 from __future__ import annotations
 
 import gc
-import json
 import math
-import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +24,6 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import spark_partition_id
 
-from ppr import errors
 from ppr.blocks import DEFAULT_BLOCK_MOVES, compile_kernels, compute_block, plan_blocks
 from ppr.errors import MissingDataError, ParameterError, PprError, ResourceError, StoreError
 from ppr.fingerprints import FingerprintRun, FingerprintStore, write_block
@@ -36,11 +32,11 @@ from ppr.local_copy import is_url, local_store
 from ppr.machine import locked, shared_folder
 from ppr.manifest import full_disk_is_an_error
 from ppr.params import FingerprintParams
+from ppr.spark.failures import marked, raise_readable
 
 RECEIPT_DDL = "block bigint, rows bigint"
 _BLOCKS_PER_SLOT = 16  # per wave: some seconds of work, so that starting a job and its last tasks cost little
 _WAVES = 8  # at least, where each still gives every slot a block: small jobs show progress too
-_ERROR_MARK = "fairpath-error:"
 
 
 def compute_fingerprints_spark(
@@ -129,7 +125,7 @@ def _run_wave(spark: SparkSession, task: BlockTask) -> None:
     try:
         written = {receipt.block: receipt.rows for receipt in receipts.collect()}
     except (PySparkException, Py4JError) as error:
-        _raise_readable(error)
+        raise_readable(error)
     if written != {number: block.size for number, block in enumerate(task.blocks)} or n_blocks != len(
         list(Path(task.folder).glob("*.parquet"))
     ):
@@ -185,7 +181,7 @@ class BlockTask:
                         write_block(folder, number, table)
                     yield pa.RecordBatch.from_pydict({"block": [number], "rows": [table.num_rows]})
         except PprError as error:
-            raise RuntimeError(_ERROR_MARK + json.dumps([type(error).__name__, str(error)])) from error
+            raise marked(error) from error
 
 
 @lru_cache(maxsize=2)
@@ -216,28 +212,3 @@ def worker_graph(graph_url: str, checksum: str, cache_dir: str | None) -> Graph:
             f"(got {graph.checksum})"
         )
     return graph
-
-
-def _raise_readable(error: PySparkException | Py4JError) -> NoReturn:
-    """Raise what a worker or Spark reported, without the traces around it.
-
-    A worker's exception that is none of this package's own is a defect, and is raised as it came.
-    """
-    text = str(error)
-    if found := re.search(re.escape(_ERROR_MARK) + r"(\[.*?\"\])$", text, re.MULTILINE):
-        name, message = json.loads(found[1])
-        raise getattr(errors, name)(message) from None
-    if found := re.search(r"ModuleNotFoundError: (No module named \S+)", text):
-        raise ResourceError(
-            f"a Spark worker cannot import what it needs ({found[1]}): install fairpath for the workers' "
-            "Python, or pass its zip with --py-files"
-        ) from None
-    if "Traceback (most recent call last)" in text:
-        raise error
-    raise ResourceError(f"Spark failed ({_cause(text)})") from error
-
-
-def _cause(text: str) -> str:
-    """Message of the innermost Java exception that has one, else the first line."""
-    causes = re.findall(r"^(?:Caused by)?: [\w.$]+: (.+)$", text, re.MULTILINE)
-    return causes[-1] if causes else text.partition("\n")[0]
