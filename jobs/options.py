@@ -51,6 +51,10 @@ DryRun = Annotated[bool, Option("--dry-run", help="Print the resolved configurat
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, Option(help="Lowest level logged.")]
 LogFormat = Annotated[Literal["text", "json"] | None, Option(help="Form of the log lines.")]
 
+PreviousGraph = Annotated[
+    Path | None, Option("--previous", help="Graph store that this one comes after: its nodes keep their ids.")
+]
+BuildEngine = Annotated[Literal["local", "spark"] | None, Option("--engine", help="What builds.")]
 Nodes = Annotated[Path | None, Option(help="Table of nodes (key[, kind]): isolated ones are kept too.")]
 Src = Annotated[str | None, Option(help="Column of the source or user, by name or position from 0.")]
 Dst = Annotated[str | None, Option(help="Column of the destination or item, by name or position.")]
@@ -66,7 +70,8 @@ Directed = Annotated[bool | None, Option("--directed/--undirected", help="Edges 
 
 Sources = Annotated[Path | None, Option(help="File of source keys, one a line; default: all nodes.")]
 SourceKind = Annotated[str | None, Option(help="Kind of the sources.")]
-Engine = Annotated[Literal["local", "spark"] | None, Option(help="What computes.")]
+Engine = Annotated[Literal["local", "spark", "dask"] | None, Option(help="What computes.")]
+DemoEngine = Annotated[Literal["local", "spark"] | None, Option("--engine", help="What computes.")]
 Master = Annotated[str | None, Option(help="Spark master URL, for the Spark engine.")]
 Remote = Annotated[
     str | None,
@@ -76,7 +81,21 @@ Remote = Annotated[
         "SPARK_CONNECT_AUTHENTICATE_TOKEN from the environment, and the user from ';user_id=' or the system.",
     ),
 ]
-Threads = Annotated[int | None, Option(help="Threads of the local engine.")]
+Scheduler = Annotated[
+    str | None,
+    Option(
+        metavar="tcp://HOST:PORT",
+        help="Scheduler of a Dask cluster, for the Dask engine; default: a cluster within this process.",
+    ),
+]
+Threads = Annotated[int | None, Option(help="Threads of the local engine, or of a Dask cluster within it.")]
+Partitioned = Annotated[
+    Literal["auto", "always", "never"] | None,
+    Option(help="Cut the graph into parts; auto: where it exceeds the workers' memory."),
+]
+WorkerMemory = Annotated[
+    int | None, Option(metavar="BYTES", help="Graph and messages that a worker may hold; default: asked.")
+]
 NWalks = Annotated[int | None, Option(help="Walks per source.")]
 RestartProb = Annotated[float | None, Option(help="Probability that a walk stops at each step.")]
 TopK = Annotated[str | None, Option(metavar="INTEGER|none", help="Entries kept per row.")]

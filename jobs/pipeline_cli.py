@@ -25,7 +25,7 @@ Until = Annotated[
         "take part; not in the future. Default: all up to now.",
     ),
 ]
-_SECTIONS = ("pipeline", "gate", "graph", "fingerprints", "router", "spark", "log")
+_SECTIONS = ("pipeline", "gate", "graph", "fingerprints", "refresh", "router", "spark", "dask", "log")
 
 
 def pipeline(

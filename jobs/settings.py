@@ -75,6 +75,9 @@ class _Section(BaseModel):
 class GraphSettings(_Section):
     """How ``build-graph`` reads its inputs. Columns are given by name or, from 0, by position."""
 
+    engine: Literal["local", "spark"] = Field(
+        default="local", description="this process, or Spark for what one machine cannot sort"
+    )
     src: Column = Field(default=None, description="column of the source or user; none looks for usual names")
     dst: Column = Field(default=None, description="column of the destination or item")
     weight: Column = Field(default=None, description="column of the edge weight")
@@ -97,11 +100,18 @@ class GraphSettings(_Section):
 class FingerprintSettings(_Section):
     """What ``fingerprints`` computes, and on which engine."""
 
-    engine: Literal["local", "spark"] = Field(
-        default="local", description="threads of this process, or Spark"
+    engine: Literal["local", "spark", "dask"] = Field(
+        default="local", description="threads of this process, Spark, or Dask"
     )
     threads: Annotated[PositiveInt | None, _NoneWord] = Field(
-        default=None, description="threads of the local engine"
+        default=None, description="threads of the local engine, or of a Dask cluster within this process"
+    )
+    partitioned: Literal["auto", "always", "never"] = Field(
+        default="auto", description="cut the graph into parts; auto: where it exceeds the workers' memory"
+    )
+    worker_memory: Annotated[PositiveInt | None, _NoneWord] = Field(
+        default=None,
+        description="bytes of graph and messages that a worker may hold; none: a share of its machine's",
     )
     restart_prob: float = Field(default=0.15, description="probability that a walk stops at each step")
     n_walks: int = Field(default=3000, description="walks per source")
@@ -121,7 +131,17 @@ class FingerprintSettings(_Section):
 
     def params(self) -> FingerprintParams:
         """Parameters of the run, as ``ppr`` takes them."""
-        return FingerprintParams(**self.model_dump(exclude={"engine", "threads"}))
+        of_the_engine = {"engine", "threads", "partitioned", "worker_memory"}
+        return FingerprintParams(**self.model_dump(exclude=of_the_engine))
+
+
+class RefreshSettings(_Section):
+    """What ``refresh`` keeps."""
+
+    tolerance: Annotated[float, Field(ge=0, lt=2)] = Field(
+        default=0.05,
+        description="how far (L1) a row's true fingerprint may move before it is computed anew; 0: all are",
+    )
 
 
 class SparkSettings(_Section):
@@ -136,6 +156,19 @@ class SparkSettings(_Section):
         default=None, description="where a machine keeps its copy of a graph given by URL"
     )
     conf: Annotated[dict[str, str], ForceDecode] = Field(default={}, description="further Spark properties")
+
+
+class DaskSettings(_Section):
+    """The Dask cluster."""
+
+    scheduler: OptionalStr = Field(
+        default=None,
+        description="address of the scheduler, such as tcp://host:8786; none: a cluster within this process",
+    )
+    timeout_s: PositiveFloat = Field(
+        default=30.0,
+        description="how long the scheduler may take to answer, and all workers be lost or paused",
+    )
 
 
 class QuerySettings(_Section):
@@ -251,6 +284,9 @@ class PipelineSettings(_Section):
         default=3, description="last events of each of them that are held out, half of them at most"
     )
     keep_runs: PositiveInt = Field(default=3, description="runs whose outputs are kept")
+    max_removed: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.2, description="share of removed nodes in a graph beyond which the next one begins anew"
+    )
     notify_url: OptionalSecret = Field(
         default=None, description="URL that is told the result of each run, or none"
     )
@@ -370,7 +406,9 @@ class Settings(BaseSettings):
 
     graph: GraphSettings = GraphSettings()
     fingerprints: FingerprintSettings = FingerprintSettings()
+    refresh: RefreshSettings = RefreshSettings()
     spark: SparkSettings = SparkSettings()
+    dask: DaskSettings = DaskSettings()
     query: QuerySettings = QuerySettings()
     recommend: RecommendSettings = RecommendSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

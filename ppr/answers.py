@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ppr.errors import ParameterError, UnknownNodeError
 from ppr.graph import Graph
 from ppr.kernels.rank import rank
+from ppr.nodes import first_removed
 
 Query = TypeVar("Query")
 Answer = tuple[NDArray[np.int32], NDArray[np.float64]]
@@ -33,13 +34,24 @@ def check_nodes(graph: Graph, nodes: ArrayLike) -> NDArray[np.int64]:
     Raises
     ------
     UnknownNodeError
-        One is not in the graph; names the first.
+        One is not in the graph, or was removed; names the first.
     """
     ids = np.asarray(nodes, dtype=np.int64).reshape(-1)
     outside = ids[(ids < 0) | (ids >= graph.n_nodes)]
     if outside.size:
         raise UnknownNodeError(f"node {outside[0]} is not in the graph (ids are 0 to {graph.n_nodes - 1})")
+    gone = first_removed(ids, graph.removed)
+    if gone is not None:
+        raise UnknownNodeError(f"node {gone} was removed from the graph")
     return ids
+
+
+def rankable(graph: Graph) -> NDArray[np.bool_]:
+    """Which nodes may be in an answer, bool [n], or empty for all.
+
+    A row that was kept from an earlier graph of the lineage may still hold nodes that were removed since.
+    """
+    return graph.of_kinds(graph.kinds) if graph.removed.size else _NO_MASK
 
 
 def new_node_shares(graph: Graph, edges: Edges) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

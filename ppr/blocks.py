@@ -19,6 +19,7 @@ from ppr.graph import Graph
 from ppr.kernels.packets import ONE, STOP_BITS
 from ppr.kernels.slots import new_scratch
 from ppr.kernels.topk import new_rank_space, walk_rows
+from ppr.nodes import first_removed
 from ppr.params import FingerprintParams
 
 FINGERPRINT_SCHEMA = pa.schema(
@@ -78,7 +79,7 @@ def compute_block(graph: Graph, sources: NDArray[np.int32], params: FingerprintP
     n_sources = sources.size
     if n_sources == 0:
         return FINGERPRINT_SCHEMA.empty_table()
-    arrays = tuple(_read_only(array) for array in (graph.indptr, graph.indices, graph.cumulative))
+    arrays = kernel_arrays(graph)
     kernel_params = (
         round(params.restart_prob * (1 << STOP_BITS)),
         params.n_walks,
@@ -114,15 +115,29 @@ def compute_block(graph: Graph, sources: NDArray[np.int32], params: FingerprintP
             scratch, rank_space = new_scratch(slots, edges), new_rank_space(slots)
         elif used == 0:
             space *= 4  # a single row needs more
-    offsets = np.zeros(n_sources + 1, np.int32)
+    return fingerprint_table(
+        sources, lengths, np.concatenate(ids_parts), np.concatenate(scores_parts), masses / ONE, moves
+    )
+
+
+def fingerprint_table(
+    sources: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    ids: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    mass: NDArray[np.float64],
+    moves: NDArray[np.int64],
+) -> pa.Table:
+    """Table of :data:`FINGERPRINT_SCHEMA` from rows of the given lengths, one behind the other."""
+    offsets = np.zeros(sources.size + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     fields = [FINGERPRINT_SCHEMA.field(name).type for name in ("ids", "scores")]
     return pa.Table.from_arrays(
         [
             pa.array(sources),
-            pa.ListArray.from_arrays(offsets, np.concatenate(ids_parts), type=fields[0]),
-            pa.ListArray.from_arrays(offsets, np.concatenate(scores_parts), type=fields[1]),
-            pa.array(masses / ONE),
+            pa.ListArray.from_arrays(offsets, ids, type=fields[0]),
+            pa.ListArray.from_arrays(offsets, scores, type=fields[1]),
+            pa.array(mass),
             pa.array(moves),
         ],
         schema=FINGERPRINT_SCHEMA,
@@ -133,6 +148,11 @@ def compile_kernels() -> None:
     """Compile the walk kernels, or load them from numba's cache, by walking a graph of one node."""
     graph = Graph.from_arrays(np.zeros(2, np.int64), np.empty(0, np.int32))
     compute_block(graph, np.zeros(1, np.int32), FingerprintParams(n_walks=1))
+
+
+def kernel_arrays(graph: Graph) -> tuple[NDArray[Any], ...]:
+    """A graph as the kernels take it: indptr, indices, and cumulative, which is empty where unweighted."""
+    return tuple(_read_only(array) for array in (graph.indptr, graph.indices, graph.cumulative))
 
 
 def _read_only(array: NDArray[Any] | None) -> NDArray[Any]:
@@ -207,16 +227,16 @@ def plan_blocks(
     Parameters
     ----------
     sources
-        Dense ids in any order, without repetition, or None for all nodes.
+        Dense ids in any order, without repetition, or None for all nodes that are not removed.
     block_moves
         Predicted cost per block, in moves (a source is never split); a row counts as some moves too.
 
     Raises
     ------
     ParameterError
-        A source is out of range or named twice.
+        A source is out of range, removed, or named twice.
     """
-    wanted = np.arange(graph.n_nodes, dtype=np.int32) if sources is None else check_sources(graph, sources)
+    wanted = graph.live if sources is None else check_sources(graph, sources)
     if wanted.size == 0:
         return []
     cost = _ROW_MOVES + predicted_moves(graph, params)[wanted]
@@ -243,4 +263,7 @@ def _check_ids(graph: Graph, sources: Sequence[int] | NDArray[np.integer]) -> ND
     if ids.min() < 0 or ids.max() >= graph.n_nodes:
         bad = ids.min() if ids.min() < 0 else ids.max()
         raise ParameterError(f"'sources' must be node ids from 0 to {graph.n_nodes - 1} (got {bad})")
+    gone = first_removed(ids, graph.removed)
+    if gone is not None:
+        raise ParameterError(f"'sources' must not be removed nodes (got {gone})")
     return ids

@@ -19,41 +19,30 @@ Dangling nodes
     In the graph; walks end there.
 
 The result depends on the content of the input only, not on the order of its rows, their split into files and
-batches, or the file format.
+batches, or the file format; and, where there is one, on the previous graph, whose dense ids go on (see
+:mod:`ppr.lineage`).
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ppr.errors import DataError, OutputExistsError, ParameterError
-from ppr.graph import FORMAT, MAX_NODES, VERSION, Graph, seal
-from ppr.inputs import (
-    EdgeBatch,
-    EdgeInput,
-    EdgeTable,
-    KeyType,
-    NodeInput,
-    NodeList,
-    describe_input,
-    open_edges,
-    open_nodes,
-)
+from ppr.errors import ParameterError
+from ppr.graph import Graph, seal
+from ppr.inputs import EdgeBatch, EdgeTable, KeyType, NodeList
 from ppr.keys import DistinctKeys, KeyTranslator
-from ppr.manifest import finished, full_disk_is_an_error, new_store
-from ppr.nodes import MAX_KINDS, NodeTable
+from ppr.lineage import number_nodes, parents_of
+from ppr.nodes import NodeTable
+from ppr.request import BuildRequest, Progress, SelfLoops, refuse_empty
 from ppr.sorting import EdgeSpill, write_rows
 
-SelfLoops = Literal["drop", "keep"]
-Progress = Callable[[str, int, "int | None"], None]
 BUCKET_EDGES = 1 << 22
 _GATHER_BYTES = 1 << 24
 
@@ -65,6 +54,7 @@ def build_graph(
     nodes: Any = (),
     self_loops: SelfLoops = "drop",
     key_type: KeyType = "auto",
+    previous: Graph | None = None,
     bucket_edges: int = BUCKET_EDGES,
     progress: Progress | None = None,
 ) -> Graph:
@@ -73,7 +63,8 @@ def build_graph(
     Parameters
     ----------
     inputs
-        One :class:`EdgeInput` or several, or bare data for one with default options.
+        One :class:`EdgeInput` or several, or bare data for one with default options. The data may be a
+        GraphFrame: see :mod:`ppr.frames`.
     out
         Folder of the store. If a store built from the same input with the same options is there, it is
         opened and nothing is done; for input in memory, the graph is built anew to compare it.
@@ -82,7 +73,11 @@ def build_graph(
     self_loops
         Drop edges from a node to itself, or keep them.
     key_type
-        ``auto`` takes keys as integers if all are, else as strings; or ask for ``int64`` or ``string``.
+        ``auto`` takes keys as integers if all are, else as strings; or ask for ``int64`` or ``string``. With
+        a previous graph, its type.
+    previous
+        Graph that this one comes after: nodes that it has keep their ids, new ones get the next ids, and
+        those that the input does not name are removed.
     bucket_edges
         Edges sorted in memory at a time, 40 bytes each.
     progress
@@ -99,90 +94,27 @@ def build_graph(
     ResourceError
         The disk is full or cannot be written.
     """
-    edge_inputs = _as_inputs(inputs, EdgeInput)
-    node_inputs = _as_inputs(nodes, NodeInput)
-    if self_loops not in ("drop", "keep"):
-        raise ParameterError(f"'self_loops' must be drop or keep (got {self_loops!r})")
-    if key_type not in ("auto", "int64", "string"):
-        raise ParameterError(f"'key_type' must be auto, int64 or string (got {key_type!r})")
     if bucket_edges < 1:
         raise ParameterError(f"'bucket_edges' must be positive (got {bucket_edges})")
-    if not edge_inputs and not node_inputs:
-        raise ParameterError("'inputs' must not be empty")
-    parameters: dict[str, Any] = {
-        "inputs": [describe_input(source) for source in edge_inputs],
-        "nodes": [describe_input(source) for source in node_inputs],
-        "self_loops": self_loops,
-        "key_type": key_type,
-    }
-    builder = _Builder(edge_inputs, node_inputs, parameters, bucket_edges, progress or (lambda *_: None))
-    folder = Path(out)
-    there = finished(folder, builder.identity)
-    if there is None:
-        builder.build(folder)
-    elif any(source["files"] is None for source in parameters["inputs"] + parameters["nodes"]):
-        builder.compare(folder, there["checksum"])
-    return Graph.open(folder, verify=False)
-
-
-def _as_inputs(given: Any, kind: type[Any]) -> list[Any]:
-    items = list(given) if isinstance(given, (list, tuple)) else [given]
-    if all(isinstance(item, kind) for item in items):
-        return items
-    return [kind(given)]
+    request = BuildRequest.of(inputs, nodes, self_loops, key_type, previous)
+    return request.open_or_build(out, _Builder(request, bucket_edges, progress or (lambda *_: None)).fill)
 
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
-    edge_inputs: Sequence[EdgeInput]
-    node_inputs: Sequence[NodeInput]
-    parameters: dict[str, Any]
+    request: BuildRequest
     bucket_edges: int
     progress: Progress
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the manifest of a store of the same input and options holds."""
-        return {"format": FORMAT, "version": VERSION, "parameters": self.parameters}
-
-    def compare(self, out: Path, checksum: str) -> None:
-        """Build beside an existing store and compare the content."""
-        with (
-            full_disk_is_an_error(out),
-            tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.compare-") as folder,
-        ):
-            twin = Path(folder) / "graph"
-            self.build(twin)
-            if Graph.open(twin, verify=False).checksum != checksum:
-                raise OutputExistsError(f"{out}: exists and was made from other data")
-
-    def build(self, out: Path) -> None:
-        """Build the store, which must not be there; if the same appears meanwhile, that one stays."""
-        checksum = None
-        try:
-            with new_store(out) as working:
-                checksum = self._fill(working)
-        except OutputExistsError:
-            there = finished(out, self.identity)
-            if there is None or there["checksum"] != checksum:
-                raise
-
-    def _fill(self, working: Path) -> str:
+    def fill(self, working: Path) -> str:
         """Write the files of the store; returns its checksum."""
         spill = working / "spill"
         spill.mkdir()
-        edges = [
-            open_edges(source, f"input {i}", spill / f"input-{i}")
-            for i, source in enumerate(self.edge_inputs)
-        ]
-        lists = [
-            open_nodes(source, f"nodes {i}", spill / f"nodes-{i}")
-            for i, source in enumerate(self.node_inputs)
-        ]
+        edges, lists = self.request.open_tables(spill)
         node_table, translators = self._number_nodes(edges, lists)
         spilled, n_loops = self._translate(edges, translators, len(node_table.keys), spill)
         n_rows = spilled.n_edges
-        weighted = write_rows(spilled, working, self.bucket_edges, self._name_of(node_table), self.progress)
+        weighted = write_rows(spilled, working, self.bucket_edges, node_table.name_of, self.progress)
         shutil.rmtree(spill)
         if not weighted:
             (working / "cumulative.npy").unlink()
@@ -192,8 +124,9 @@ class _Builder:
             working,
             node_table,
             directed=any(table.directed for table in edges),
-            parameters=self.parameters,
+            parameters=self.request.parameters,
             counts={"edges_before_merging": n_rows, "self_loop_rows": n_loops},
+            parents=parents_of(self.request.previous),
         )
         self.progress("checksum", 1, 1)
         return checksum
@@ -201,28 +134,18 @@ class _Builder:
     def _number_nodes(
         self, edges: list[EdgeTable], lists: list[NodeList]
     ) -> tuple[NodeTable, dict[str, KeyTranslator]]:
-        """First pass: give dense ids to the distinct keys, in the order of (kind, key)."""
+        """First pass: give dense ids to the distinct keys."""
         per_kind: dict[str, DistinctKeys] = {}
         for kind, keys in self._all_keys(edges, lists):
             per_kind.setdefault(kind, DistinctKeys()).add(keys)
-        if len(per_kind) > MAX_KINDS:
-            raise DataError(f"a graph must have at most {MAX_KINDS} node kinds (got {len(per_kind)})")
-        as_strings = self.parameters["key_type"] == "string" or any(k.has_strings for k in per_kind.values())
-        kinds = sorted(per_kind, key=str.encode)
-        keys_of_kind = [per_kind.pop(kind).sorted(as_strings=as_strings) for kind in kinds]
-        counts = [len(keys) for keys in keys_of_kind]
-        if sum(counts) > MAX_NODES:
-            raise DataError(f"a graph must have at most {MAX_NODES} nodes (got {sum(counts)})")
-        first_ids = np.cumsum([0, *counts])
-        translators = {
-            kind: KeyTranslator.of(keys, int(first_id))
-            for kind, keys, first_id in zip(kinds, keys_of_kind, first_ids[:-1], strict=True)
-        }
-        kind_ids = np.repeat(np.arange(len(kinds), dtype=np.uint8), counts)
-        return NodeTable(pa.concat_arrays(keys_of_kind), kind_ids, tuple(kinds)), translators
+        as_strings = self.request.key_type == "string" or any(k.has_strings for k in per_kind.values())
+        named = {kind: per_kind.pop(kind).sorted(as_strings=as_strings) for kind in list(per_kind)}
+        previous = self.request.previous
+        nodes, ids = number_nodes(named, None if previous is None else previous.nodes)
+        return nodes, {kind: KeyTranslator.of(keys, ids[kind]) for kind, keys in named.items()}
 
     def _all_keys(self, edges: list[EdgeTable], lists: list[NodeList]) -> Iterator[tuple[str, pa.Array]]:
-        key_type: KeyType = self.parameters["key_type"]
+        key_type = self.request.key_type
         total = _total_rows([*edges, *lists])
         done = 0
         for edge_table in edges:
@@ -232,14 +155,14 @@ class _Builder:
                 yield edge_table.dst_kind, batch.dst
                 done += len(batch.src)
                 self.progress("read keys", done, total)
-            _refuse_empty(edge_table, done - start)
+            refuse_empty(edge_table, done - start)
         for node_list in lists:
             start = done
             for kind, keys in node_list.batches(key_type):
                 yield kind, keys
                 done += len(keys)
                 self.progress("read keys", done, total)
-            _refuse_empty(node_list, done - start)
+            refuse_empty(node_list, done - start)
 
     def _translate(
         self, edges: list[EdgeTable], translators: dict[str, KeyTranslator], n_nodes: int, spill: Path
@@ -262,17 +185,13 @@ class _Builder:
                     )
                     loops = src == dst
                     n_loops += int(np.count_nonzero(loops))
-                    if loops.any() and self.parameters["self_loops"] == "drop":
+                    if loops.any() and self.request.parameters["self_loops"] == "drop":
                         src, dst = src[~loops], dst[~loops]
                         weight = None if weight is None else weight[~loops]
                     spilled.append(src, dst, weight, both_ways=not table.directed)
                     done += len(batch.src)
                     self.progress("translate", done, total)
         return spilled, n_loops
-
-    @staticmethod
-    def _name_of(nodes: NodeTable) -> Callable[[int], str]:
-        return lambda node: f"{nodes.kinds[nodes.kind_ids[node]]} {nodes.keys[node].as_py()!r}"
 
 
 def _gathered(batches: Iterator[EdgeBatch], n_bytes: int) -> Iterator[EdgeBatch]:
@@ -303,8 +222,3 @@ def _joined(batches: list[EdgeBatch]) -> EdgeBatch:
 def _total_rows(tables: Sequence[EdgeTable | NodeList]) -> int | None:
     counts = [table.table.n_rows for table in tables]
     return None if None in counts else sum(count for count in counts if count is not None)
-
-
-def _refuse_empty(table: EdgeTable | NodeList, n_rows: int) -> None:
-    if n_rows == 0:
-        raise DataError(f"{table.table.name}: empty (no rows)")

@@ -9,6 +9,7 @@
     ├── DataError(ValueError)              the data's fault: a malformed row, an empty file    exit 3
     │   ├── MissingDataError(FileNotFoundError)  a file, folder or column that is not there    exit 3
     │   └── StoreError                     a store that is damaged, truncated or mismatched    exit 3
+    │       └── MessagesError              a file between two rounds of walks is damaged       exit 3
     └── ResourceError(OSError)             the machine's or a peer's fault: disk full, no Spark  exit 3
 
 Messages name the field or the place, the rule, and the value: ``'n_walks' must be positive (got 0)``.
@@ -50,6 +51,10 @@ class MissingDataError(DataError, FileNotFoundError):
 
 class StoreError(DataError):
     """A store is damaged, truncated, of another version, or belongs to another parent."""
+
+
+class MessagesError(StoreError):
+    """A file of messages between two rounds of partitioned walks is damaged or missing."""
 
 
 class ResourceError(PprError, OSError):

@@ -10,12 +10,16 @@ On disk, a folder with
 ``kinds.npy``      uint8 [n], kind of each node
 ``nodes.parquet``  id, kind, key
 ``keys.npy`` ...   the same as arrays that are mapped; see :mod:`ppr.nodes`
+``removed.npy``    int32 [r], ids of removed nodes, ascending; where there are any only
 ``manifest.json``  format, version, parameters, counts, files, checksum
 =================  ==============================================================================
 
 Weights are integers within each row, so that sums of them are exact in any order: what a walk draws does
 not depend on how an adjacency list is cut. A node without out-edges is *dangling*: walks end there, and
 their mass is not handed on to anyone.
+
+Along a graph's lineage (:mod:`ppr.lineage`) ids are append-only, so that a node which is gone keeps its id:
+it is *removed*, has no edges and no key, and is found by nobody.
 """
 
 from __future__ import annotations
@@ -32,14 +36,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import scipy.sparse as sp
 
+from ppr.arrays import check_removed, check_rows, map_array, quantise
 from ppr.errors import DataError, StoreError
-from ppr.kernels.edges import quantise_rows
 from ppr.manifest import check_files, describe_files, new_store, read_manifest, write_manifest
-from ppr.nodes import NodeTable, kind_position
+from ppr.nodes import REMOVED_FILE, NodeTable, blanked, kind_position, no_nodes
 
 FORMAT = "fairpath-graph"
 VERSION = 2
-MAX_NODES = (1 << 31) - 1
 _ARRAYS = {"indptr": "<i8", "indices": "<i4", "cumulative": "<u4", "strength": "<f8", "kinds": "|u1"}
 
 
@@ -71,6 +74,8 @@ class Graph:
         Folder of the store, or None for a graph in memory.
     manifest
         Manifest of the store; empty for a graph in memory.
+    removed
+        int32 [r], ids of removed nodes, ascending; empty for a graph that is not a later one of a lineage.
     """
 
     indptr: npt.NDArray[np.int64]
@@ -83,6 +88,7 @@ class Graph:
     checksum: str
     path: Path | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
+    removed: npt.NDArray[np.int32] = field(default_factory=no_nodes)
     _nodes: NodeTable | None = None
 
     @classmethod
@@ -111,10 +117,11 @@ class Graph:
             n_nodes, n_edges = manifest["counts"]["nodes"], manifest["counts"]["edges"]
             kinds, weighted = tuple(manifest["kinds"]), bool(manifest["weighted"])
             directed, checksum = bool(manifest["directed"]), str(manifest["checksum"])
+            n_removed = manifest["counts"].get("removed", 0)
         except (KeyError, TypeError) as error:
             raise StoreError(f"{folder}: the manifest lacks {error}") from None
         arrays = {
-            name: _map_array(folder / f"{name}.npy", dtype, _length(name, n_nodes, n_edges))
+            name: map_array(folder / f"{name}.npy", dtype, _length(name, n_nodes, n_edges))
             for name, dtype in _ARRAYS.items()
             if weighted or name != "cumulative"
         }
@@ -129,6 +136,7 @@ class Graph:
             checksum=checksum,
             path=folder,
             manifest=manifest,
+            removed=map_array(folder / REMOVED_FILE, "<i4", n_removed) if n_removed else no_nodes(),
         )
         if verify and content_checksum(graph) != checksum:
             raise StoreError(f"{folder}: the content does not match the manifest's checksum")
@@ -145,6 +153,7 @@ class Graph:
         kinds: Sequence[str] = ("node",),
         keys: Sequence[int] | Sequence[str] | npt.NDArray[Any] | None = None,
         directed: bool = True,
+        removed: npt.ArrayLike = (),
     ) -> Graph:
         """Graph in memory from compressed rows.
 
@@ -164,6 +173,8 @@ class Graph:
             Integers or strings [n], unique within a kind, or None for the dense ids themselves.
         directed
             What :attr:`directed` shall say.
+        removed
+            Ids of nodes that are removed, ascending, without edges; their keys are blanked.
 
         Raises
         ------
@@ -172,18 +183,21 @@ class Graph:
         """
         rows = np.asarray(indptr, dtype=np.int64)
         columns = np.asarray(indices, dtype=np.int64)
-        _check_rows(rows, columns)
+        check_rows(rows, columns)
+        gone = np.asarray(removed, dtype=np.int32)
+        check_removed(gone, rows, columns)
         n_nodes = len(rows) - 1
-        cumulative, strength = _quantise(rows, weights, len(columns))
+        cumulative, strength = quantise(rows, weights, len(columns))
         key_array = pa.array(np.arange(n_nodes) if keys is None else keys)
         key_type = pa.int64() if pa.types.is_integer(key_array.type) else pa.large_string()
+        if len(key_array) != n_nodes:
+            raise DataError(f"'keys' must have {n_nodes} entries (got {len(key_array)})")
         nodes = NodeTable(
-            keys=key_array.cast(key_type),
+            keys=blanked(key_array.cast(key_type), gone),
             kind_ids=np.zeros(n_nodes, np.uint8) if kind_ids is None else np.asarray(kind_ids, np.uint8),
             kinds=tuple(kinds),
+            removed=gone,
         )
-        if len(nodes.keys) != n_nodes:
-            raise DataError(f"'keys' must have {n_nodes} entries (got {len(nodes.keys)})")
         nodes.check()
         graph = cls(
             indptr=rows,
@@ -194,6 +208,7 @@ class Graph:
             kinds=nodes.kinds,
             directed=directed,
             checksum="",
+            removed=gone,
             _nodes=nodes,
         )
         object.__setattr__(graph, "checksum", content_checksum(graph))
@@ -215,7 +230,7 @@ class Graph:
 
     @property
     def n_nodes(self) -> int:
-        """Number of nodes n."""
+        """Number of nodes n, removed ones included: ids go from 0 to n - 1."""
         return len(self.strength)
 
     @property
@@ -229,6 +244,11 @@ class Graph:
         return self.cumulative is not None
 
     @property
+    def live(self) -> npt.NDArray[np.int32]:
+        """Ids of all nodes that are not removed, int32, ascending."""
+        return np.delete(np.arange(self.n_nodes, dtype=np.int32), self.removed)
+
+    @property
     def out_degree(self) -> npt.NDArray[np.int64]:
         """Out-degree of each node, int64 [n]."""
         return np.diff(self.indptr)
@@ -239,10 +259,10 @@ class Graph:
         if self._nodes is not None:
             return self._nodes
         assert self.path is not None
-        return NodeTable.read(self.path, self.kind_ids, self.kinds)
+        return NodeTable.read(self.path, self.kind_ids, self.kinds, self.removed)
 
     def keys(self, ids: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Keys of dense ids: int64, or objects of str. UnknownNodeError for an id out of range."""
+        """Keys of dense ids: int64, or objects of str. UnknownNodeError for one that no node has."""
         return self.nodes.keys_of(ids)
 
     def ids(self, keys: Sequence[Any] | npt.NDArray[Any], kind: str | None = None) -> npt.NDArray[np.int32]:
@@ -269,8 +289,14 @@ class Graph:
         return kind_position(self.kinds, name)
 
     def nodes_of_kind(self, name: str) -> npt.NDArray[np.int32]:
-        """Ids of the nodes of a kind, int32, ascending."""
-        return np.flatnonzero(self.kind_ids == self.kind_id(name)).astype(np.int32)
+        """Ids of the nodes of a kind, int32, ascending, without removed ones."""
+        return np.flatnonzero(self.of_kinds([name])).astype(np.int32)
+
+    def of_kinds(self, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which nodes are of these kinds and not removed, bool [n]. UnknownNodeError for another kind."""
+        chosen: npt.NDArray[np.bool_] = np.isin(self.kind_ids, [self.kind_id(name) for name in names])
+        chosen[self.removed] = False
+        return chosen
 
     def weights(self, node: int | None = None) -> npt.NDArray[np.float64]:
         """Weights of a node's out-edges, or of all edges, recovered from the quantised ones, float64."""
@@ -320,11 +346,17 @@ def content_checksum(graph: Graph) -> str:
 
 
 def seal(
-    folder: Path, nodes: NodeTable, *, directed: bool, parameters: dict[str, Any], counts: dict[str, int]
+    folder: Path,
+    nodes: NodeTable,
+    *,
+    directed: bool,
+    parameters: dict[str, Any],
+    counts: dict[str, int],
+    parents: dict[str, str] | None = None,
 ) -> str:
     """Write the manifest of a store whose arrays and node table are in ``folder``; returns the checksum."""
     arrays = {
-        name: _map_array(folder / f"{name}.npy", dtype, None)
+        name: map_array(folder / f"{name}.npy", dtype, None)
         for name, dtype in _ARRAYS.items()
         if (folder / f"{name}.npy").exists()
     }
@@ -337,23 +369,25 @@ def seal(
         kinds=nodes.kinds,
         directed=directed,
         checksum="",
+        removed=nodes.removed,
         _nodes=nodes,
     )
-    per_kind = np.bincount(graph.kind_ids, minlength=len(nodes.kinds))
+    n_removed = len(nodes.removed)
     checksum = content_checksum(graph)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         "parameters": parameters,
-        "parents": {},
+        "parents": parents or {},
         "counts": {
             "nodes": graph.n_nodes,
             "edges": graph.n_edges,
-            "dangling": int(np.count_nonzero(graph.out_degree == 0)),
+            "dangling": int(np.count_nonzero(graph.indptr[1:] == graph.indptr[:-1])) - n_removed,
+            **({"removed": n_removed} if n_removed else {}),
             **counts,
         },
         "kinds": list(nodes.kinds),
-        "nodes_per_kind": dict(zip(nodes.kinds, per_kind.tolist(), strict=True)),
+        "nodes_per_kind": dict(zip(nodes.kinds, nodes.per_kind.tolist(), strict=True)),
         "key_type": "int64" if nodes.is_integer else "string",
         "directed": directed,
         "weighted": graph.weighted,
@@ -368,66 +402,3 @@ def _length(name: str, n_nodes: int, n_edges: int) -> int:
     if name == "indptr":
         return n_nodes + 1
     return n_edges if name in ("indices", "cumulative") else n_nodes
-
-
-def _map_array(path: Path, dtype: str, length: int | None) -> npt.NDArray[Any]:
-    """Memory-map a one-dimensional array and check its type and length."""
-    try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise StoreError(f"{path}: missing from the store") from None
-    except (ValueError, EOFError):
-        array = _load_empty(path)
-    if array.dtype != np.dtype(dtype) or array.ndim != 1 or length not in (None, len(array)):
-        raise StoreError(f"{path}: must be {dtype} [{length}] (got {array.dtype} {list(array.shape)})")
-    # A plain view: memmap's own methods cost more per slice, and it stays as read-only as it was.
-    return array.view(np.ndarray)
-
-
-def _load_empty(path: Path) -> npt.NDArray[Any]:
-    """An array without entries, which cannot be mapped."""
-    try:
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise StoreError(f"{path}: not a NumPy array ({error})") from None
-    array.flags.writeable = False
-    return array
-
-
-def _check_rows(indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]) -> None:
-    if indptr.ndim != 1 or len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(indices):
-        raise DataError(f"'indptr' must go from 0 to the number of edges {len(indices)}")
-    if np.any(np.diff(indptr) < 0):
-        raise DataError("'indptr' must not decrease")
-    n_nodes = len(indptr) - 1
-    if n_nodes > MAX_NODES:
-        raise DataError(f"a graph must have at most {MAX_NODES} nodes (got {n_nodes})")
-    if len(indices) and not 0 <= indices.min() <= indices.max() < n_nodes:
-        raise DataError(
-            f"'indices' must be between 0 and {n_nodes - 1} (got {indices.min()}…{indices.max()})"
-        )
-    row_of = np.repeat(np.arange(n_nodes), np.diff(indptr))
-    same_row = row_of[1:] == row_of[:-1]
-    wrong = np.flatnonzero(same_row & (np.diff(indices) <= 0))
-    if len(wrong):
-        raise DataError(f"'indices' must ascend within a row without duplicates (row {row_of[wrong[0]]})")
-
-
-def _quantise(
-    indptr: npt.NDArray[np.int64], weights: npt.ArrayLike | None, n_edges: int
-) -> tuple[npt.NDArray[np.uint32] | None, npt.NDArray[np.float64]]:
-    """Cumulative quantised weights (None where all are 1) and strengths."""
-    if weights is None:
-        return None, np.diff(indptr).astype(np.float64)
-    values = np.asarray(weights, dtype=np.float64)
-    if values.shape != (n_edges,):
-        raise DataError(f"'weights' must have {n_edges} entries (got {list(values.shape)})")
-    wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-    if len(wrong):
-        raise DataError(f"edge {wrong[0]}: 'weight' must be positive and finite (got {values[wrong[0]]})")
-    cumulative = np.empty(n_edges, dtype=np.uint32)
-    strength = np.empty(len(indptr) - 1)
-    row = quantise_rows(indptr, values, cumulative, strength)
-    if row >= 0:
-        raise DataError(f"node {row}: the sum of its weights must be finite")
-    return (None if np.all(values == 1.0) else cumulative), strength

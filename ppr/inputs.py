@@ -51,7 +51,8 @@ class EdgeInput:
     Parameters
     ----------
     data
-        See :func:`ppr.readers.open_table`.
+        See :func:`ppr.readers.open_table`; or a GraphFrame, which has its own columns and kinds, see
+        :mod:`ppr.frames`.
     src, dst, weight
         Columns by name or, from 0, by position. None looks for usual names (``src`` and ``dst``, ``source``
         and ``target``, ``user`` and ``item``, ``user_id`` and ``item_id``, ``weight``, …); a file without a

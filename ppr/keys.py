@@ -18,6 +18,14 @@ _TABLE_SLACK = 4
 _TABLE_ALWAYS = 1 << 20
 
 
+def check_utf8(keys: pa.Array) -> None:
+    """Raise DataError where a string of a table that nothing has parsed is not UTF-8."""
+    try:
+        keys.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"a string key is not valid UTF-8 ({error})") from None
+
+
 class DistinctKeys:
     """Collects the distinct keys of one kind; integers and strings may both come until all are read."""
 
@@ -36,10 +44,7 @@ class DistinctKeys:
         if pa.types.is_int64(keys.type):
             self._integers.add(unique)
             return
-        try:
-            unique.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise DataError(f"a string key is not valid UTF-8 ({error})") from None
+        check_utf8(unique)
         self._strings.add(unique)
 
     def sorted(self, *, as_strings: bool) -> pa.Array:
@@ -85,28 +90,28 @@ class KeyTranslator:
     ----------
     keys
         int64 or large_string [k], ascending.
-    first_id
-        Dense id of the first key.
+    ids
+        int32 [k], the dense id of each key.
     table
         int32 ids by ``key - keys[0]``, -1 in the gaps; None where such a table would be too sparse.
     """
 
     keys: pa.Array
-    first_id: int
+    ids: npt.NDArray[np.int32]
     table: npt.NDArray[np.int32] | None
 
     @classmethod
-    def of(cls, keys: pa.Array, first_id: int) -> KeyTranslator:
+    def of(cls, keys: pa.Array, ids: npt.NDArray[np.int32]) -> KeyTranslator:
         """Translator of ascending keys."""
         if not pa.types.is_int64(keys.type) or not len(keys):
-            return cls(keys, first_id, None)
+            return cls(keys, ids, None)
         values: npt.NDArray[np.int64] = keys.to_numpy()
         span = int(values[-1]) - int(values[0]) + 1
         if span > _TABLE_SLACK * len(values) + _TABLE_ALWAYS:
-            return cls(keys, first_id, None)
+            return cls(keys, ids, None)
         table = np.full(span, -1, dtype=np.int32)
-        table[values - values[0]] = np.arange(first_id, first_id + len(values), dtype=np.int32)
-        return cls(keys, first_id, table)
+        table[values - values[0]] = ids
+        return cls(keys, ids, table)
 
     @property
     def is_integer(self) -> bool:
@@ -121,8 +126,8 @@ class KeyTranslator:
             known = (at >= 0) & (at < len(self.table))
             ids = self.table[at] if known.all() else np.full(1, -1, dtype=np.int32)
         else:
-            found = pc.fill_null(pc.index_in(keys, value_set=self.keys), -1 - self.first_id).to_numpy()
-            ids = found + np.int32(self.first_id)
+            found = pc.fill_null(pc.index_in(keys, value_set=self.keys), -1).to_numpy()
+            ids = self.ids[found] if np.all(found >= 0) else np.full(1, -1, dtype=np.int32)
         if len(ids) and ids.min() < 0:
             raise DataError("the input changed while it was being read")
         return ids

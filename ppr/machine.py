@@ -1,4 +1,4 @@
-"""What the processes of one user on one machine share: a folder, and locks in it."""
+"""What the processes of one user on one machine share: a folder, locks in it, and memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ppr.errors import ResourceError
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def shared_folder() -> Path:
@@ -50,3 +52,16 @@ def locked(path: Path) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def memory_limit_bytes() -> int:
+    """Memory of this machine, or of the control group that this process runs in, if that is less."""
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _CGROUP_LIMITS:
+        try:
+            text = Path(path).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdecimal():  # or 'max'
+            limit = min(limit, int(text))
+    return limit

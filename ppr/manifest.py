@@ -24,7 +24,7 @@ from typing import Any
 from ppr.errors import MissingDataError, OutputExistsError, ResourceError, StoreError
 
 MANIFEST = "manifest.json"
-_INPUT_FIELDS = ("files", "inputs", "nodes")
+_INPUT_FIELDS = ("files", "inputs", "nodes", "added", "removed", "removed_nodes")
 _CHUNK_BYTES = 1 << 22
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 

@@ -8,8 +8,11 @@ them and a key is found within microseconds of opening the store:
 ``kinds.npy``      uint8 [n], kind of each node
 ``keys.npy``       int64 [n]; or uint8, the UTF-8 bytes of all keys, one after the other
 ``ends.npy``       int64 [n + 1], where the bytes of each key begin and end; strings only
-``order.npy``      int32 [n], ids by kind, and by key (strings by their bytes) within a kind
+``order.npy``      int32 [n - r], ids by kind, and by key (strings by their bytes) within a kind
+``removed.npy``    int32 [r], ids of removed nodes, ascending; where there are any only
 =================  ==========================================================================
+
+The key of a removed node is blank (an empty string, or 0), and nothing finds it.
 """
 
 from __future__ import annotations
@@ -32,8 +35,10 @@ from ppr.errors import DataError, ParameterError, StoreError, UnknownNodeError
 
 MAX_KINDS = 256
 NODE_FILE = "nodes.parquet"
+REMOVED_FILE = "removed.npy"
 # Up to this many keys, binary search beats hashing or copying every key of the kind.
 _FEW_KEYS = 256
+_GROUP_ROWS = 1 << 20
 
 
 def kind_position(kinds: tuple[str, ...], name: str) -> int:
@@ -43,6 +48,30 @@ def kind_position(kinds: tuple[str, ...], name: str) -> int:
     return kinds.index(name)
 
 
+def no_nodes() -> npt.NDArray[np.int32]:
+    """Ids of no nodes."""
+    return np.empty(0, dtype=np.int32)
+
+
+def first_removed(ids: npt.NDArray[np.integer], removed: npt.NDArray[np.int32]) -> int | None:
+    """First of some ids that is among the removed nodes, which ascend, or None; cheap for a few ids."""
+    if not len(removed):
+        return None
+    # As int32, so that the removed ids need not be copied to another type.
+    at = np.minimum(np.searchsorted(removed, ids.astype(np.int32, copy=False)), len(removed) - 1)
+    gone = ids[removed[at] == ids]
+    return int(gone[0]) if len(gone) else None
+
+
+def blanked(keys: pa.Array, removed: npt.NDArray[np.int32]) -> pa.Array:
+    """Keys with those of removed nodes blank, in buffers of their own if there are any."""
+    if not len(removed):
+        return keys
+    gone = np.zeros(len(keys), dtype=np.bool_)
+    gone[removed] = True
+    return pc.if_else(pa.array(gone), pa.scalar(0 if pa.types.is_int64(keys.type) else "", keys.type), keys)
+
+
 @dataclass(frozen=True)
 class NodeTable:
     """Keys and kinds of all nodes, in the order of their dense ids.
@@ -50,16 +79,19 @@ class NodeTable:
     Parameters
     ----------
     keys
-        Arrow int64 or large_string array [n], unique within a kind.
+        Arrow int64 or large_string array [n], unique within a kind; blank for removed nodes.
     kind_ids
         uint8 [n], positions in ``kinds``.
     kinds
         Names of the node kinds.
+    removed
+        int32 [r], ids of removed nodes, ascending.
     """
 
     keys: pa.Array
     kind_ids: npt.NDArray[np.uint8]
     kinds: tuple[str, ...]
+    removed: npt.NDArray[np.int32] = field(default_factory=no_nodes)
     _order: npt.NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
     _sorted: dict[int, pa.Array] = field(default_factory=dict, repr=False, compare=False)
 
@@ -76,6 +108,9 @@ class NodeTable:
             raise UnknownNodeError(
                 f"unknown node id {array[outside[0]]}; ids go from 0 to {len(self.keys) - 1}"
             )
+        gone = first_removed(array, self.removed)
+        if gone is not None:
+            raise UnknownNodeError(f"unknown node id {gone}; that node was removed")
         keys: npt.NDArray[Any] = self.keys.take(pa.array(array)).to_numpy(zero_copy_only=False)
         return keys
 
@@ -117,16 +152,33 @@ class NodeTable:
 
     @cached_property
     def order(self) -> npt.NDArray[np.int32]:
-        """Ids by kind, and by key within a kind, int32 [n]."""
+        """Ids by kind, and by key within a kind, int32 [n - r]: those of nodes that are not removed."""
         if self._order is not None:
             return self._order
-        parts = [np.empty(0, dtype=np.int32)]
+        live = np.ones(len(self.kind_ids), dtype=np.bool_)
+        live[self.removed] = False
+        parts = [no_nodes()]
         for kind_id in range(len(self.kinds)):
-            ids = np.flatnonzero(self.kind_ids == kind_id).astype(np.int32)
+            ids = np.flatnonzero((self.kind_ids == kind_id) & live).astype(np.int32)
             keys = self.keys.take(pa.array(ids))
             ascending = pc.all(pc.less(keys[:-1], keys[1:])).as_py()
             parts.append(ids if ascending else ids[pc.sort_indices(keys).to_numpy()])
         return np.concatenate(parts)
+
+    @cached_property
+    def per_kind(self) -> npt.NDArray[np.int64]:
+        """Number of nodes of each kind, removed ones left out, int64 [kinds]."""
+        n_kinds = len(self.kinds)
+        counts = -np.bincount(self.kind_ids[self.removed], minlength=n_kinds)
+        for start in range(0, len(self.kind_ids), _GROUP_ROWS):  # bincount makes int64 of what it counts
+            counts += np.bincount(self.kind_ids[start : start + _GROUP_ROWS], minlength=n_kinds)
+        return counts
+
+    def find(self, keys: pa.Array, kind: str) -> npt.NDArray[np.int32]:
+        """Dense ids of keys of the table's own type within a kind, int32, -1 for one that is not there."""
+        if kind not in self.kinds:
+            return np.full(len(keys), -1, dtype=np.int32)
+        return self._find(keys, self.kinds.index(kind))
 
     def update_checksum(self, digest: hashlib._Hash) -> None:
         """Feed the content of the table to a digest, independent of how it is stored."""
@@ -135,20 +187,23 @@ class NodeTable:
             digest.update(np.ascontiguousarray(self.keys.to_numpy(), dtype="<i8").data)
         else:
             digest.update(b"string")
-            lengths = pc.binary_length(self.keys).to_numpy()
-            digest.update(np.ascontiguousarray(lengths, dtype="<i8").data)
-            for start in range(0, len(self.keys), 1 << 16):
-                digest.update("".join(self.keys[start : start + (1 << 16)].to_pylist()).encode())
+            ends, text = _string_parts(self.keys)
+            for start in range(0, len(self.keys), _GROUP_ROWS):
+                digest.update(np.diff(ends[start : start + _GROUP_ROWS + 1]).astype("<i8", copy=False).data)
+            digest.update(text[ends[0] : ends[-1]].data)
         digest.update(np.ascontiguousarray(self.kind_ids).data)
         digest.update("\0".join(self.kinds).encode())
+        if len(self.removed):
+            digest.update(b"removed")
+            digest.update(np.ascontiguousarray(self.removed, dtype="<i4").data)
 
     def write(self, folder: Path) -> None:
         """Write the table and its arrays into a store's folder."""
-        kind = pa.DictionaryArray.from_arrays(pa.array(self.kind_ids.astype(np.int32)), pa.array(self.kinds))
-        ids = pa.array(np.arange(len(self.keys), dtype=np.int32))
-        pq.write_table(pa.table({"id": ids, "kind": kind, "key": self.keys}), folder / NODE_FILE)
+        self.write_table(folder)
         np.save(folder / "kinds.npy", self.kind_ids)
         np.save(folder / "order.npy", self.order)
+        if len(self.removed):
+            np.save(folder / REMOVED_FILE, self.removed)
         if self.is_integer:
             np.save(folder / "keys.npy", self.keys.to_numpy())
             return
@@ -156,21 +211,47 @@ class NodeTable:
         np.save(folder / "ends.npy", ends - ends[0])
         np.save(folder / "keys.npy", text[ends[0] : ends[-1]])
 
+    def write_table(self, folder: Path) -> None:
+        """Write the table alone, a row group at a time."""
+        schema = pa.schema(
+            [("id", pa.int32()), ("kind", pa.dictionary(pa.int32(), pa.string())), ("key", self.keys.type)]
+        )
+        kinds = pa.array(self.kinds, pa.string())
+        with pq.ParquetWriter(folder / NODE_FILE, schema) as writer:
+            for start in range(0, len(self.keys), _GROUP_ROWS):
+                end = min(start + _GROUP_ROWS, len(self.keys))
+                kind_ids = pa.array(self.kind_ids[start:end].astype(np.int32))
+                kind = pa.DictionaryArray.from_arrays(kind_ids, kinds)
+                ids = pa.array(np.arange(start, end, dtype=np.int32))
+                columns = {"id": ids, "kind": kind, "key": self.keys[start:end]}
+                writer.write_table(pa.table(columns, schema), row_group_size=_GROUP_ROWS)
+
+    def name_of(self, node: int) -> str:
+        """Kind and key of a node, for messages."""
+        return f"{self.kinds[self.kind_ids[node]]} {self.keys[node].as_py()!r}"
+
     @classmethod
-    def read(cls, folder: Path, kind_ids: npt.NDArray[np.uint8], kinds: tuple[str, ...]) -> NodeTable:
+    def read(
+        cls,
+        folder: Path,
+        kind_ids: npt.NDArray[np.uint8],
+        kinds: tuple[str, ...],
+        removed: npt.NDArray[np.int32] | None = None,
+    ) -> NodeTable:
         """Map the arrays in a store's folder; StoreError where they are not those of such a table."""
+        gone = no_nodes() if removed is None else removed
         n = len(kind_ids)
         keys = _map(folder / "keys.npy", (np.dtype(np.int64), np.dtype(np.uint8)))
-        order = _map(folder / "order.npy", (np.dtype(np.int32),), n)
+        order = _map(folder / "order.npy", (np.dtype(np.int32),), n - len(gone))
         if keys.dtype == np.int64:
             if len(keys) != n:
                 raise StoreError(f"{folder / 'keys.npy'}: must have {n} entries (got {len(keys)})")
-            return cls(pa.array(keys), kind_ids, kinds, order)
+            return cls(pa.array(keys), kind_ids, kinds, gone, order)
         ends = _map(folder / "ends.npy", (np.dtype(np.int64),), n + 1)
         if ends[0] != 0 or ends[-1] != len(keys):
             raise StoreError(f"{folder / 'ends.npy'}: must go from 0 to {len(keys)}")
         array = pa.LargeStringArray.from_buffers(n, pa.py_buffer(ends), pa.py_buffer(keys))
-        return cls(array, kind_ids, kinds, order)
+        return cls(array, kind_ids, kinds, gone, order)
 
     def check(self) -> None:
         """Check the rules of a table that came from outside.
@@ -186,8 +267,10 @@ class NodeTable:
             raise DataError(f"'kind_ids' must have {len(self.keys)} entries (got {len(self.kind_ids)})")
         if len(self.kind_ids) and self.kind_ids.max() >= len(self.kinds):
             raise DataError(f"'kind_ids' must be below {len(self.kinds)} (got {self.kind_ids.max()})")
+        live = np.ones(len(self.kind_ids), dtype=np.bool_)
+        live[self.removed] = False
         for kind_id, kind in enumerate(self.kinds):
-            keys = self.keys.filter(pa.array(self.kind_ids == kind_id))
+            keys = self.keys.filter(pa.array((self.kind_ids == kind_id) & live))
             if len(keys.unique()) < len(keys):
                 raise DataError(f"'keys' must be unique within a kind ({kind} has a key twice)")
 
@@ -215,8 +298,7 @@ class NodeTable:
     @cached_property
     def _bounds(self) -> list[int]:
         """Where the ids of each kind begin and end in :attr:`order`."""
-        counts = np.bincount(self.kind_ids, minlength=len(self.kinds))
-        return [0, *np.cumsum(counts).tolist()]
+        return [0, *np.cumsum(self.per_kind).tolist()]
 
     def _find(self, wanted: pa.Array, kind_id: int) -> npt.NDArray[np.int32]:
         """Ids of keys of a kind, -1 for one that is not there."""

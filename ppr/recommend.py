@@ -185,7 +185,7 @@ def _recommend(
         k,
         threads=threads,
         divisors=_divisors(graph, popularity_discount),
-        allowed=np.isin(graph.kind_ids, [graph.kind_id(kind) for kind in kinds]),
+        allowed=graph.of_kinds(kinds),
         excluded=excluded,
     )
     return ids, scores.astype(np.float32)

@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ppr.answers import Answer, Edges, check_nodes, new_node_shares, rank_answers
+from ppr.answers import Answer, Edges, check_nodes, new_node_shares, rank_answers, rankable
 from ppr.errors import ParameterError, UnknownNodeError
 from ppr.exact import exact_answers, exact_answers_edges
 from ppr.fingerprints import FingerprintStore
@@ -190,7 +190,7 @@ def query(
         verd = Verd(graph, store, steps=steps, epsilon=epsilon)
         return (verd.answer(node) for node in chunk)
 
-    return rank_answers(answers, queries, k, threads=threads)
+    return rank_answers(answers, queries, k, threads=threads, allowed=rankable(graph))
 
 
 def query_edges(
@@ -234,7 +234,7 @@ def query_edges(
         verd = Verd(graph, store, steps=steps, epsilon=epsilon)
         return (verd.answer_edges(new_node) for new_node in chunk)
 
-    return rank_answers(answers, edges, k, threads=threads)
+    return rank_answers(answers, edges, k, threads=threads, allowed=rankable(graph))
 
 
 def check_composable(store: FingerprintStore) -> None:

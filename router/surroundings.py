@@ -44,7 +44,8 @@ class Surroundings:
     def answers_queries(self) -> bool:
         """Whether stored rows can be composed (:mod:`ppr.verd`), and those of all nodes are there."""
         store = self.fingerprints
-        return store is not None and store.composable and 0 < store.n_sources == store.n_nodes
+        n_live = self.graph.n_nodes - self.graph.removed.size
+        return store is not None and store.composable and 0 < store.n_sources == n_live
 
     def node(self, kind: str, key: Any) -> int | None:
         """Node of a key, or None where the graph has no such node."""
@@ -141,7 +142,7 @@ class Surroundings:
         for kind in (USER, ITEM):
             if kind not in kinds:
                 raise UnknownNameError(f"{self.graph.path}: no nodes of kind {kind!r} (it has {kinds})")
-        return {kind: self.graph.kind_ids == self.graph.kind_id(kind) for kind in (USER, ITEM)}
+        return {kind: self.graph.of_kinds([kind]) for kind in (USER, ITEM)}
 
     @cached_property
     def _verd(self) -> Verd:

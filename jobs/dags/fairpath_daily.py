@@ -39,8 +39,9 @@ gate says that it is no worse, a release, which running services pick up within 
 """
 TIPS = {
     "collect": "Reads deliveries and feedback, checks them, and sets aside what the evaluation will ask",
-    "graph": "Builds the graph of users, items and models",
-    "fingerprints": "Personalised PageRank of every node: who and what is near to whom",
+    "graph": "Builds the graph of users and items; nodes that an earlier run knew keep their ids",
+    "fingerprints": "Personalised PageRank of every node: who and what is near to whom; computed anew where "
+    "the changes since an earlier run matter",
     "train": "Trains the router on the choices",
     "evaluate": "Compares the candidate with the current release on what was set aside",
     "publish": "Publishes the candidate, if the gate's written rule agrees; a refusal is no failure",
@@ -58,7 +59,7 @@ PARAMS = {
     "engine": Param(
         AS_CONFIGURED,
         type="string",
-        enum=[AS_CONFIGURED, "local", "spark"],
+        enum=[AS_CONFIGURED, "local", "spark", "dask"],
         title="Engine",
         description="What computes the fingerprints.",
     ),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import NotYetError
+from jobs.pipeline.base import Base, give_up, go_on, recorded, settled
 from jobs.pipeline.collect import read_summary, table, users_table
 from jobs.pipeline.deliveries import CHOICES, INTERACTIONS, check_unchanged
 from jobs.pipeline.feedback import QUERIES
@@ -15,43 +18,120 @@ from jobs.pipeline.record import checksums, key_of, output
 from jobs.pipeline.step import Context, Outcome, clear_leftovers, is_finished
 from jobs.settings import GraphSettings
 from ppr.manifest import MANIFEST, file_sha256
+from ppr.params import FingerprintParams
 from router.encoders import encoder_name
 
 
 def graph(context: Context) -> Outcome:
-    """Build the graph of the interactions; left out where there are none."""
+    """Build the graph of the interactions, with the ids of the run's base; left out where there are none."""
     collected = context.need("collect")
     interactions = table(collected, INTERACTIONS)
     if interactions is None:
         return Outcome("skipped", facts={"why": "there are no interactions"})
-    how = GraphSettings(weighted=context.settings.graph.weighted, key_type="string")
-    key = key_of("graph", {INTERACTIONS: file_sha256(interactions)}, how.model_dump(mode="json"))
-    out = output(context.work, "graph", key)
+    chosen = context.settings.graph
+    how = GraphSettings(engine=chosen.engine, weighted=chosen.weighted, key_type="string")
+    digest = file_sha256(interactions)
+    base, why = settled(context)
+    out = _graph_place(context, digest, how, base)
     kept = is_finished(out)
-    if not kept:
-        clear_leftovers(out)
-        from jobs.build_graph import run
+    if not kept and base is not None:
+        why = go_on(base, partial(_build, context, interactions, out, how, base.graph))
+        if why is not None:
+            give_up(context, why)
+            base, out = None, _graph_place(context, digest, how, None)
+            kept = is_finished(out)
+    if not is_finished(out):
+        _build(context, interactions, out, how, None)
+    facts = {"interactions": digest, "weighted": how.weighted}
+    return Outcome("kept" if kept else "done", out.name, {**_counts(out), **facts, **_from(base, why)})
 
-        run([interactions], out, how)
-    return Outcome("kept" if kept else "done", key, _counts(out))
+
+def _graph_place(context: Context, interactions: str, how: GraphSettings, base: Base | None) -> Path:
+    """Where the graph lies, or will: a base with the same interactions has it already."""
+    if base is not None and base.facts["graph"]["interactions"] == interactions:
+        return base.graph
+    inputs = {INTERACTIONS: interactions}
+    if base is not None:
+        inputs["previous"] = base.facts["graph"]["checksum"]
+    return output(
+        context.work, "graph", key_of("graph", inputs, how.model_dump(mode="json", exclude={"engine"}))
+    )
+
+
+def _build(
+    context: Context, interactions: Path, out: Path, how: GraphSettings, previous: Path | None
+) -> None:
+    from jobs.build_graph import run
+
+    clear_leftovers(out)
+    run([interactions], out, how, previous=previous, spark=context.settings.spark)
 
 
 def fingerprints(context: Context) -> Outcome:
-    """Compute the fingerprints of all nodes, on the engine of the settings."""
+    """Compute the fingerprints, on the engine of the settings: of all nodes, or refresh those of the base."""
     built = context.need_output("graph")
     if built is None:
         return Outcome("skipped", facts={"why": "there is no graph"})
-    chosen = context.settings.fingerprints
-    how = chosen.model_dump(mode="json", exclude={"engine", "threads"})
-    key = key_of("fingerprints", {"graph": checksum(built)}, how)
-    out = output(context.work, "fingerprints", key)
+    base, why = recorded(context)
+    if base is not None and context.run.facts("graph").get("base") != base.run:
+        base = None  # the graph was made without one
+    out = _fingerprints_place(context, built, base)
     kept = is_finished(out)
-    if not kept:
-        clear_leftovers(out)
+    if not kept and base is not None:
+        why = go_on(base, partial(_refresh, context, built, out, base))
+        if why is not None:
+            base, out = None, _fingerprints_place(context, built, None)
+            kept = is_finished(out)
+    if not is_finished(out):
         from jobs.fingerprints import run
 
+        clear_leftovers(out)
         run(str(built.absolute()), out.absolute(), context.settings)
-    return Outcome("kept" if kept else "done", key, {**_counts(out), "engine": chosen.engine})
+    facts = {"engine": context.settings.fingerprints.engine, **_what_was_made(out, base)}
+    return Outcome("kept" if kept else "done", out.name, {**_counts(out), **facts, **_from(base, why)})
+
+
+def _fingerprints_place(context: Context, graph: Path, base: Base | None) -> Path:
+    """Where the fingerprints lie, or will: a base with the same graph has them, if they are good enough."""
+    settings = context.settings
+    matters = {field.name for field in fields(FingerprintParams)}
+    how: dict[str, Any] = settings.fingerprints.model_dump(mode="json", include=matters)
+    inputs = {"graph": checksum(graph)}
+    if base is not None:
+        of_base = base.facts["fingerprints"]
+        if graph == base.graph and of_base["largest_bound"] <= settings.refresh.tolerance:
+            return base.fingerprints
+        inputs["previous"] = of_base["checksum"]
+        how["tolerance"] = settings.refresh.tolerance
+    return output(context.work, "fingerprints", key_of("fingerprints", inputs, how))
+
+
+def _refresh(context: Context, graph: Path, out: Path, base: Base) -> None:
+    from jobs.refresh import run
+
+    clear_leftovers(out)
+    run(graph.absolute(), out.absolute(), context.settings, old=base.fingerprints, old_graph=base.graph)
+
+
+def _from(base: Base | None, why: str | None) -> dict[str, Any]:
+    """What a step went on from; without a base, why not, where it might have."""
+    if base is not None:
+        return {"base": base.run}
+    return {"base": None} if why is None else {"base": None, "why": f"made in full: {why}"}
+
+
+def _what_was_made(out: Path, base: Base | None) -> dict[str, Any]:
+    """Parameters of a fingerprint store, how much of it was computed for this run, and how exact it is."""
+    manifest = _manifest(out)
+    told = manifest.get("refresh", {"recomputed": manifest["counts"]["sources"], "rows_changed": None})
+    if base is not None and out == base.fingerprints:
+        told = {**told, "recomputed": 0, "rows_changed": 0}
+    parameters = manifest["parameters"]
+    return {
+        "parameters": {name: parameters[name] for name in parameters if name not in ("sources", "tolerance")},
+        **{name: told[name] for name in ("recomputed", "rows_changed")},
+        **{name: told.get(name, 0.0) for name in ("largest_bound", "mean_bound")},
+    }
 
 
 def train(context: Context) -> Outcome:

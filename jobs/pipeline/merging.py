@@ -178,17 +178,28 @@ def held_out(rows: pa.Table, share: float, events: int) -> Bools:
     mine = np.flatnonzero(sampled[codes])
     if not mine.size:
         return found
-    chosen = rows.take(pa.array(mine))
-    words = [name for name in ("user", "item", "query", "llm") if name in rows.column_names]
-    texts = zip(*(chosen[name].to_pylist() for name in words), strict=True)
-    digests = np.array([_fraction(_ROW_KEY, "\0".join(row)) for row in texts])
-    times = pc.fill_null(chosen["timestamp"].cast(pa.int64()), np.iinfo(np.int64).min).to_numpy()
-    order = np.lexsort((mine, digests, times, codes[mine]))
+    times = pc.fill_null(rows["timestamp"].take(pa.array(mine)).cast(pa.int64()), np.iinfo(np.int64).min)
+    ticks = times.to_numpy()
+    order = np.lexsort((mine, ticks, codes[mine]))
+    ordered = np.stack([codes[mine], ticks])[:, order]
+    same = np.zeros(mine.size + 1, dtype=bool)  # of the same user and time as the one before
+    same[1:-1] = (ordered[:, 1:] == ordered[:, :-1]).all(axis=0)
+    digests = np.zeros(mine.size)
+    unsettled = order[same[:-1] | same[1:]]
+    digests[unsettled] = _digests(rows.take(pa.array(mine[unsettled])))
+    order = np.lexsort((mine, digests, ticks, codes[mine]))
     in_order = codes[mine][order]
     n_rows = np.bincount(in_order, minlength=sampled.size)
     behind = np.cumsum(n_rows)[in_order] - 1 - np.arange(order.size)  # rows of the same user that are later
     found[mine[order]] = behind < np.minimum(events, n_rows // 2)[in_order]
     return found
+
+
+def _digests(rows: pa.Table) -> NDArray[np.float64]:
+    """A number for each row by what it says, whoever else there is, float64 [n]."""
+    words = [name for name in ("user", "item", "query", "llm") if name in rows.column_names]
+    texts = zip(*(rows[name].to_pylist() for name in words), strict=True)
+    return np.array([_fraction(_ROW_KEY, "\0".join(row)) for row in texts])
 
 
 def count_late(kind: str, folder: Path, before: Path, end: datetime) -> int:
@@ -201,29 +212,46 @@ def count_late(kind: str, folder: Path, before: Path, end: datetime) -> int:
     if new is None:
         return 0
     new = new.filter(pc.less(new["timestamp"], pa.scalar(end, TIME)))
-    if old is not None:
-        old = old.group_by(names, use_threads=False).aggregate([])
-        new = new.join(old, keys=names, join_type="left anti", use_threads=False)
-    return len(new)
+    if old is None:
+        return len(new)
+    codes = _numbered(pa.concat_tables([new, old]))
+    is_old = np.zeros(len(codes), dtype=bool)
+    is_old[codes[len(new) :]] = True
+    return int((~is_old[codes[: len(new)]]).sum())
+
+
+def _numbered(rows: pa.Table) -> NDArray[np.int64]:
+    """A number for each row, int64 [n], from 0 and below n: the same for equal rows; null equals null."""
+    numbers = np.zeros(len(rows), dtype=np.int64)
+    for number, column in enumerate(rows.unify_dictionaries().columns):
+        values = column.combine_chunks()
+        values = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        codes = pc.fill_null(values.indices, len(values.dictionary)).to_numpy()
+        numbers = numbers * (len(values.dictionary) + 1) + codes
+        if number:  # a product of two is small enough, of three it need not be
+            numbers = pa.array(numbers).dictionary_encode().indices.to_numpy().astype(np.int64)
+    return numbers
 
 
 def _rows_of(kind: str, folder: Path, names: Sequence[str]) -> pa.Table | None:
-    """Rows with a time of both tables of a kind; None where there are none."""
+    """Rows with a time of both tables of a kind, texts by dictionary; None where there are none."""
     paths = [folder / f"{name}.parquet" for name in (kind, f"held_out_{kind}")]
-    files = [pq.ParquetFile(path) for path in paths if path.exists()]
+    files = [pq.ParquetFile(path, read_dictionary=names[:-1]) for path in paths if path.exists()]
     tables = [file.read(list(names)) for file in files if "timestamp" in file.schema_arrow.names]
     return pa.concat_tables(tables) if tables else None
 
 
 def _once(rows: pa.Table, names: Sequence[str]) -> pa.Table:
     """Rows without their repetitions; the column of the file is taken away."""
-    if not len(rows):
-        return rows.select(names)
-    per_file = rows.group_by([*names, _FILE], use_threads=False).aggregate([([], "count_all")])
+    timed = rows["timestamp"].is_valid()
+    once = rows.filter(timed).group_by(list(names), use_threads=False).aggregate([])
+    rest = rows.filter(pc.invert(timed))
+    if not len(rest):
+        return once.select(names)
+    per_file = rest.group_by([*names, _FILE], use_threads=False).aggregate([([], "count_all")])
     most = per_file.group_by(list(names), use_threads=False).aggregate([("count_all", "max")])
-    timed = most["timestamp"].is_valid().to_numpy()
-    times = np.where(timed, 1, most["count_all_max"].to_numpy())
-    return most.select(names).take(pa.array(np.repeat(np.arange(len(most)), times)))
+    at = np.repeat(np.arange(len(most)), most["count_all_max"].to_numpy())
+    return pa.concat_tables([once.select(names), most.select(names).take(pa.array(at))])
 
 
 def _fraction(key: bytes, text: str) -> float:

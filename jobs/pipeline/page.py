@@ -12,6 +12,8 @@ A key that is absent or None leaves its part out. What is read::
     collected      {"tables": {kind: counts}, "late", "retired_llms", "feedback_left_out"}
     description    of drift.describe
     drift          of drift.drift, against the last run
+    fingerprints   {"base": run or None, "why", "rows", "recomputed", "rows_changed", "tolerance",
+                   "largest_bound", "mean_bound", "nodes", "removed_nodes"}
     before         name of that run
     evaluation     of evaluation.evaluate
     decision       of gate.Decision.to_json
@@ -32,7 +34,7 @@ import matplotlib
 
 from jobs.pipeline import page_figures as figures
 from jobs.pipeline.gate import METRICS
-from jobs.pipeline.page_data import data_sections, deliveries_sections
+from jobs.pipeline.page_data import data_sections, deliveries_sections, fingerprint_section
 from jobs.pipeline.page_figures import bytes_text, seconds_text
 from jobs.report import Fact, html
 from jobs.report.style import RC
@@ -90,6 +92,7 @@ def _parts(title: str, report: Report) -> Iterator[str]:
     yield from _evaluation(report)
     yield from deliveries_sections(report)
     yield from data_sections(report)
+    yield from fingerprint_section(report)
     if steps := report.get("steps"):
         yield html.picture(
             "Steps",

@@ -1,4 +1,4 @@
-"""What a run's page tells of the data."""
+"""What a run's page tells of the data, and of the fingerprints made from them."""
 
 from __future__ import annotations
 
@@ -125,3 +125,36 @@ def _share_title(name: str, shift: Mapping[str, Any]) -> str:
 def _spread_title(name: str) -> str:
     part, _, per = name.partition(".per_")
     return f"{part} per {per}"
+
+
+def fingerprint_section(report: Mapping[str, Any]) -> Iterator[str]:
+    """What the fingerprints go on from, and how exact they are."""
+    if (made := report.get("fingerprints")) is None:
+        return
+    share = made["recomputed"] / made["rows"]
+    rows = [("rows", f"{made['rows']:,}"), ("computed anew", f"{made['recomputed']:,} ({share:.1%})")]
+    if made["rows_changed"] is not None:
+        rows.append(("nodes whose edges changed", f"{made['rows_changed']:,}"))
+    if made["base"] is not None:
+        rows.append(("a true row moved since, at most", f"{made['largest_bound']:.4f}"))
+        rows.append(("on average, at most", f"{made['mean_bound']:.4f}"))
+    if made["removed_nodes"]:
+        gone = made["removed_nodes"] / made["nodes"]
+        rows.append(("ids of nodes that are gone", f"{made['removed_nodes']:,} ({gone:.1%})"))
+    yield html.section("Fingerprints", _way(made), html.table(("", "of this run"), rows))
+
+
+def _way(made: Mapping[str, Any]) -> str:
+    """In which way they were made, in a sentence or two."""
+    base, why = made["base"], made["why"] or "made in full"
+    if base is None:
+        return f"{why[:1].upper()}{why[1:]}."
+    if not made["recomputed"] and not made["rows_changed"]:
+        return f"Those of the run {base}: nothing in the graph has changed since."
+    if made["recomputed"] == made["rows"]:
+        return f"Since the run {base} so much changed that all rows were computed anew."
+    return (
+        f"Refreshed: they go on from the run {base}. A row was computed anew where the true one may have "
+        f"moved by more than {made['tolerance']:g} since (as a sum of absolute differences; a row sums to at "
+        "most 1). The others are as they were."
+    )

@@ -5,7 +5,7 @@ Below ``pipeline.work``,
 ==============================  ==================================================================
 ``.lock``                       held by the pipeline at work; says which process that is
 ``steps/<step>/<key>``          an output; the key is a digest of what it was made from, and how
-``runs/<run>/run.json``         the steps of a run: their keys, states, times, and what they found
+``runs/<run>/run.json``         the steps of a run: their keys, states, times, and what they found; its base
 ``runs/<run>/report.json``      everything about the run, and ``report.html``, the same as a page
 ==============================  ==================================================================
 
@@ -51,11 +51,14 @@ class Run:
     steps
         What is known of each step that was done: ``state`` (that of its outcome, or ``failed``),
         ``key`` of its output where there is one, ``seconds``, ``facts``.
+    base
+        What its graph and fingerprints go on from (:mod:`jobs.pipeline.base`); None until that is settled.
     """
 
     folder: Path
     until: datetime | None
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    base: dict[str, Any] | None = None
 
     @classmethod
     def open(cls, work: Path, until: datetime | None) -> Run:
@@ -68,7 +71,8 @@ class Run:
         """
         folder = work / "runs" / run_name(until)
         end = None if until is None else until.astimezone(UTC)
-        return cls(folder, end, read_record(folder).get("steps", {}))
+        record = read_record(folder)
+        return cls(folder, end, record.get("steps", {}), record.get("base"))
 
     @property
     def name(self) -> str:
@@ -86,10 +90,12 @@ class Run:
 
     def done(self, step: str) -> bool:
         """Whether a step was done for this run."""
-        return self.steps.get(step, {}).get("state") in ("done", "kept", "skipped", "ready")
+        return was_done(self.steps, step)
 
     def keep(self, step: str, record: Mapping[str, Any]) -> None:
         """Record a step; what was made from another output of it is no longer this run's.
+
+        A run without an end goes on from what it had before its data changed.
 
         Raises
         ------
@@ -97,14 +103,31 @@ class Run:
             The disk is full or the folder cannot be written.
         """
         if step in self.steps and self.steps[step].get("key") != record.get("key"):
+            if step == "collect" and self.until is None:
+                self.base = as_base(self.name, self.steps) or self.base
             for later in STEPS[STEPS.index(step) + 1 :]:
                 self.steps.pop(later, None)
         self.steps[step] = dict(record)
+        self._write()
+
+    def settle(self, base: Mapping[str, Any]) -> None:
+        """Record what the run goes on from, before anything is made of it.
+
+        Raises
+        ------
+        ResourceError
+            The disk is full or the folder cannot be written.
+        """
+        self.base = dict(base)
+        self._write()
+
+    def _write(self) -> None:
         content = {
             "format": FORMAT,
             "run": self.name,
             "until": None if self.until is None else self.until.isoformat(),
             "updated": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "base": self.base,
             "steps": self.steps,
         }
         write_json(self.folder / RECORD, content)
@@ -118,6 +141,20 @@ def run_name(until: datetime | None) -> str:
 def output(work: Path, step: str, key: str) -> Path:
     """Where an output of a step lies, or will."""
     return work / "steps" / step / key
+
+
+def was_done(steps: Mapping[str, Mapping[str, Any]], step: str) -> bool:
+    """Whether a step of a record was done."""
+    return steps.get(step, {}).get("state") in ("done", "kept", "skipped", "ready")
+
+
+def as_base(name: str, steps: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a later run may go on from; None of a run that has no graph and fingerprints."""
+    made = ("collect", "graph", "fingerprints")
+    if not all(was_done(steps, step) and steps[step].get("key") is not None for step in made):
+        return None
+    kept = {step: {"key": steps[step]["key"], "facts": steps[step]["facts"]} for step in made[1:]}
+    return {"run": name, "steps": {"collect": {"key": steps["collect"]["key"]}, **kept}}
 
 
 def key_of(step: str, inputs: Mapping[str, Any], how: Mapping[str, Any]) -> str:

@@ -81,6 +81,7 @@ def contents(context: Context) -> dict[str, Any]:
         "description": collected.get("description"),
         "drift": None if failed == "collect" else drift_of(context),
         "before": (collected.get("before") or {}).get("run"),
+        "fingerprints": _fingerprints(context),
         "evaluation": read_evaluation(context),
         "decision": decision,
         "release": published.get("release"),
@@ -106,6 +107,22 @@ def _deliveries(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
         named = {name: one.get(name, 0) for name in ("name", "kind", "rows", "later", "erased")}
         rows.append({**named, "kept": named["rows"] - named["later"] - named["erased"]})
     return rows
+
+
+def _fingerprints(context: Context) -> dict[str, Any] | None:
+    """What the fingerprints go on from, and how exact they are; None where there are none."""
+    made, graph = context.run.facts("fingerprints"), context.run.facts("graph")
+    if not context.run.done("fingerprints") or "checksum" not in made:
+        return None
+    return {
+        "base": made["base"],
+        "why": made.get("why") or graph.get("why"),
+        "rows": made["sources"],
+        "nodes": made["nodes"],
+        "removed_nodes": graph.get("removed", 0),
+        "tolerance": context.settings.refresh.tolerance,
+        **{name: made[name] for name in ("recomputed", "rows_changed", "largest_bound", "mean_bound")},
+    }
 
 
 def _step(context: Context, step: str) -> dict[str, Any]:

@@ -1,14 +1,19 @@
-"""What is removed: outputs that none of the last runs needs, and all that hold a user who was erased."""
+"""What is removed: outputs that none of the last runs needs, and all that hold a user who was erased.
+
+Kept are the last runs, by when they ran; the run with the last end, since the next night goes on from it
+(:mod:`jobs.pipeline.base`); and what a run goes on from that has no fingerprints of its own yet.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from jobs.pipeline.collect import SUMMARY, read_summary
-from jobs.pipeline.record import other_runs, output
+from jobs.pipeline.record import as_base, other_runs, output
 from jobs.pipeline.step import Context
 
 
@@ -24,14 +29,18 @@ def clear_away(context: Context) -> dict[str, int]:
         ``removed_runs`` and ``removed_outputs``.
     """
     records = other_runs(context.work, context.run)
-    keep_runs = context.settings.pipeline.keep_runs
-    gone = records[keep_runs - 1 :]
+    n_others = context.settings.pipeline.keep_runs - 1
+    newest = _next_base(context, records)
+    kept = [record for i, record in enumerate(records) if i < n_others or record is newest]
+    gone = [record for record in records if not any(record is one for one in kept)]
     for record in gone:
         shutil.rmtree(context.work / "runs" / record["run"], ignore_errors=True)
     collected = context.output("collect")
     erased = None if collected is None or not collected.exists() else _erasures(collected)
     needed = _outputs(context.run.steps)
-    for record in records[: keep_runs - 1]:
+    this = {"run": context.run.name, "steps": context.run.steps, "base": context.run.base}
+    bases = [record["base"] for record in [this, *kept] if _is_unfinished(record)]
+    for record in [*kept, *bases]:
         if erased is None or _lacks_none_of(context.work, record, erased):
             needed |= _outputs(record["steps"])
     removed = 0
@@ -48,6 +57,22 @@ def clear_away(context: Context) -> dict[str, int]:
 
 def _outputs(steps: Mapping[str, Mapping[str, Any]]) -> set[tuple[str, str]]:
     return {(step, str(record["key"])) for step, record in steps.items() if record.get("key") is not None}
+
+
+def _next_base(context: Context, records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The other run that the next night goes on from; None where that is this run, or nothing."""
+    until = context.run.until
+    if until is None or not context.settings.refresh.tolerance:
+        return None
+    may = [one for one in records if one["until"] is not None and as_base(one["run"], one["steps"])]
+    last = max(may, key=lambda record: datetime.fromisoformat(record["until"]), default=None)
+    return last if last is not None and datetime.fromisoformat(last["until"]) > until else None
+
+
+def _is_unfinished(record: Mapping[str, Any]) -> bool:
+    """Whether a run still needs what it goes on from."""
+    has_base = (record.get("base") or {}).get("run") is not None
+    return has_base and as_base(record["run"], record["steps"]) is None
 
 
 def _lacks_none_of(work: Path, record: Mapping[str, Any], erased: set[tuple[Any, ...]]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -25,7 +26,8 @@ def export_parquet(store: FingerprintStore, graph: Graph, path: str | Path) -> N
     """Write all rows of a store into one Parquet file.
 
     Columns: ``source``, ``source_kind``, ``source_key``, then, as lists of equal length, ``ids``, ``kinds``,
-    ``keys`` and ``scores``, then ``mass`` and ``moves``. Keys are int64 or string as in the graph.
+    ``keys`` and ``scores``, then ``mass`` and ``moves``. Keys are int64 or string as in the graph; null for a
+    node that was removed since the row was computed.
 
     Raises
     ------
@@ -45,8 +47,7 @@ def export_parquet(store: FingerprintStore, graph: Graph, path: str | Path) -> N
                 f"{path}: exists and is not this export; choose another output or remove it"
             )
         return
-    integer_keys = graph.keys(np.zeros(1, dtype=np.int32)).dtype.kind == "i"
-    key_type = pa.int64() if integer_keys else pa.string()
+    key_type = pa.int64() if graph.nodes.is_integer else pa.string()
     kind_type = pa.dictionary(pa.uint8(), pa.string())
     schema = pa.schema(
         [
@@ -87,13 +88,18 @@ def _with_keys(rows: Rows, graph: Graph, schema: pa.Schema) -> pa.Table:
     offsets = plain.column("ids").chunk(0).offsets
     columns = {name: plain.column(name) for name in plain.schema.names} | {
         "source_kind": _kinds(graph, rows.sources),
-        "source_key": pa.array(graph.keys(rows.sources), type=schema.field("source_key").type),
+        "source_key": _keys(graph, rows.sources, schema.field("source_key").type),
         "kinds": pa.ListArray.from_arrays(offsets, _kinds(graph, rows.ids)),
-        "keys": pa.ListArray.from_arrays(
-            offsets, pa.array(graph.keys(rows.ids), type=schema.field("source_key").type)
-        ),
+        "keys": pa.ListArray.from_arrays(offsets, _keys(graph, rows.ids, schema.field("source_key").type)),
     }
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _keys(graph: Graph, ids: NDArray[np.int32], key_type: pa.DataType) -> pa.Array:
+    keys = graph.nodes.keys.take(pa.array(ids)).cast(key_type)
+    if not graph.removed.size:
+        return keys
+    return pc.if_else(pa.array(np.isin(ids, graph.removed)), pa.scalar(None, key_type), keys)
 
 
 def _kinds(graph: Graph, ids: NDArray[np.int32]) -> Any:

@@ -45,6 +45,9 @@ def merge_stores(paths: Sequence[str | Path], out: str | Path) -> FingerprintSto
             raise StoreError(f"{store.path}: computed from another graph than {first.path}")
         if store.params != first.params:
             raise StoreError(f"{store.path}: computed with other parameters than {first.path}")
+    for store in stores:
+        if store.refreshed is not None:
+            raise StoreError(f"{store.path}: was refreshed; merge stores that were not, then refresh")
     store_of = np.repeat(np.arange(len(stores)), [store.n_sources for store in stores])
     sources = np.concatenate([store.sources for store in stores])
     order = np.argsort(sources, kind="stable")
@@ -53,12 +56,17 @@ def merge_stores(paths: Sequence[str | Path], out: str | Path) -> FingerprintSto
     if twice.size:
         pair = [stores[index].path for index in store_of[twice[0] : twice[0] + 2]]
         raise StoreError(f"source {sources[twice[0]]} is in two stores: {pair[0]} and {pair[1]}")
-    identity = store_identity(first.graph_checksum, first.params, sources_identity(sources, first.n_nodes))
+    n_live = first.n_nodes - first.n_removed
+    identity = store_identity(first.graph_checksum, first.params, sources_identity(sources, n_live))
     if finished(out, identity) is None:
         with (
             new_store(out) as folder,
             StoreWriter(
-                folder, first.params, n_nodes=first.n_nodes, graph_checksum=first.graph_checksum
+                folder,
+                first.params,
+                n_nodes=first.n_nodes,
+                n_removed=first.n_removed,
+                graph_checksum=first.graph_checksum,
             ) as writer,
         ):
             for start in range(0, sources.size, _CHUNK_ROWS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -122,6 +122,12 @@ class Rows:
             self.mass[positions],
             self.moves[positions],
         )
+
+    def without(self, nodes: NDArray[np.bool_]) -> Rows:
+        """The same rows less the entries of some nodes (bool [n]); mass and moves stay."""
+        stays = ~nodes[self.ids]
+        entries = np.concatenate([[0], np.cumsum(stays, dtype=np.int64)])
+        return replace(self, indptr=entries[self.indptr], ids=self.ids[stays], scores=self.scores[stays])
 
     @classmethod
     def concat(cls, parts: Sequence[Rows]) -> Rows:

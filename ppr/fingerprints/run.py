@@ -8,15 +8,12 @@ one wave after another, a file at a time.
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import numpy as np
@@ -25,16 +22,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ppr.errors import OutputExistsError, ParameterError, StoreError, UnknownNodeError
+from ppr.errors import ParameterError, StoreError, UnknownNodeError
+from ppr.fingerprints.partial import OutputLock, partial_path, stored_plan
 from ppr.fingerprints.rows import Rows
 from ppr.fingerprints.store import FingerprintStore
 from ppr.fingerprints.writer import StoreWriter, sources_identity, store_identity
 from ppr.graph import Graph
-from ppr.manifest import difference, finished, full_disk_is_an_error, publish
+from ppr.manifest import finished, full_disk_is_an_error, publish
 from ppr.params import FingerprintParams
 
 SUCCESS = "_SUCCESS"
-_PLAN = "plan.json"
 
 
 class FingerprintRun:
@@ -47,7 +44,7 @@ class FingerprintRun:
         params: FingerprintParams,
         blocks: list[NDArray[np.int32]],
         wave_blocks: int,
-        lock: _Lock,
+        lock: OutputLock,
     ) -> None:
         self._graph = graph
         self._out = out
@@ -100,21 +97,23 @@ class FingerprintRun:
         for kind in params.target_kinds:
             graph.kind_id(kind)
         out = Path(out)
-        sources, starts = _check_plan(plan(), graph.n_nodes)
-        identity = store_identity(graph.checksum, params, sources_identity(sources, graph.n_nodes))
+        sources, starts = _check_plan(plan(), graph)
+        identity = store_identity(
+            graph.checksum, params, sources_identity(sources, graph.n_nodes - graph.removed.size)
+        )
         partial = partial_path(out)
         if finished(out, identity) is not None:
             # A run that was killed between publishing and tidying up leaves its partial folder.
             shutil.rmtree(partial, ignore_errors=True)
             return None
         with full_disk_is_an_error(out):
-            lock = _Lock(partial)
+            lock = OutputLock(partial)
             try:
                 if finished(out, identity) is not None:  # another process finished it just now
                     shutil.rmtree(partial, ignore_errors=True)
                     lock.release()
                     return None
-                starts, wave_blocks = _stored_plan(partial, identity, starts, wave_blocks)
+                starts, wave_blocks = _stored_cuts(partial, identity, starts, wave_blocks)
             except BaseException:
                 lock.release()
                 raise
@@ -201,9 +200,7 @@ class FingerprintRun:
         with full_disk_is_an_error(self._out):
             shutil.rmtree(working, ignore_errors=True)
             working.mkdir()
-            with StoreWriter(
-                working, self._params, n_nodes=self._graph.n_nodes, graph_checksum=self._graph.checksum
-            ) as writer:
+            with StoreWriter.of_graph(working, self._params, self._graph) as writer:
                 for index in range(self.n_waves):
                     try:
                         for rows in self._rows_of_wave(index):
@@ -276,37 +273,6 @@ def write_block(folder: Path, number: int, table: pa.Table) -> Path:
     return path
 
 
-class _Lock:
-    """Exclusive lock on a partial folder, held through a file in it; goes with the process that holds it."""
-
-    def __init__(self, folder: Path) -> None:
-        while True:
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                file: BinaryIO = (folder / "lock").open("ab")
-            except FileNotFoundError:  # the other run has just finished and removed the folder
-                continue
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                raise OutputExistsError(f"{folder}: another process is computing this output") from None
-            self._file = file
-            if _same_file(file, folder / "lock"):
-                return
-            file.close()
-
-    def release(self) -> None:
-        self._file.close()
-
-
-def _same_file(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _bounds(path: Path) -> tuple[int, int]:
     """Least and largest source of a wave's file, (-1, -1) where it is empty."""
     sources = _read_table(path, ["source"]).column(0)
@@ -324,13 +290,9 @@ def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise StoreError(f"{path.name} is not a readable Parquet file: {error}") from error
 
 
-def partial_path(out: Path) -> Path:
-    """Folder of an unfinished run."""
-    return out.with_name(f"{out.name}.partial")
-
-
-def _check_plan(blocks: list[NDArray[np.int32]], n_nodes: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _check_plan(blocks: list[NDArray[np.int32]], graph: Graph) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """All sources, and where each block starts among them."""
+    n_nodes = graph.n_nodes
     blocks = [np.asarray(block, dtype=np.int32) for block in blocks if len(block)]
     if not blocks:
         raise ParameterError("'sources' must name at least one node (got none)")
@@ -340,32 +302,17 @@ def _check_plan(blocks: list[NDArray[np.int32]], n_nodes: int) -> tuple[NDArray[
                                f"(got {sources.min()} to {sources.max()})")  # fmt: skip
     if np.any(sources[1:] <= sources[:-1]):
         raise ParameterError("'sources' must ascend over all blocks, each once")
+    gone = np.intersect1d(sources, graph.removed)
+    if gone.size:
+        raise UnknownNodeError(f"'sources' must not name removed nodes (got {gone[0]})")
     starts = np.zeros(len(blocks), dtype=np.int64)
     np.cumsum([block.size for block in blocks[:-1]], out=starts[1:])
     return sources, starts
 
 
-def _stored_plan(
+def _stored_cuts(
     partial: Path, identity: dict[str, Any], starts: NDArray[np.int64], wave_blocks: int
 ) -> tuple[NDArray[np.int64], int]:
     """Block starts and wave size that the run was begun with; stores the given ones in a new run."""
-    path = partial / _PLAN
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        stored_identity = stored["identity"]
-        stored_plan = np.asarray(stored["block_starts"], dtype=np.int64), int(stored["wave_blocks"])
-    except FileNotFoundError:
-        plan = {"identity": identity, "block_starts": starts.tolist(), "wave_blocks": wave_blocks}
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(plan), encoding="utf-8")
-        new.replace(path)
-        return starts, wave_blocks
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged; remove {partial} to start again ({error!r})") from error
-    for key in identity:
-        if stored_identity.get(key) != identity[key]:
-            raise OutputExistsError(
-                f"{partial}: holds an unfinished run, made "
-                f"{difference(key, stored_identity.get(key), identity[key])}; finish that, or remove it"
-            )
-    return stored_plan
+    plan = stored_plan(partial, identity, {"block_starts": starts.tolist(), "wave_blocks": wave_blocks})
+    return np.asarray(plan["block_starts"], dtype=np.int64), int(plan["wave_blocks"])

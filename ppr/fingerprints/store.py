@@ -16,8 +16,10 @@ from ppr.errors import StoreError, UnknownNodeError
 from ppr.fingerprints.rows import Rows
 from ppr.fingerprints.writer import (
     ARRAYS,
+    BOUNDS,
     FORMAT,
     VERSION,
+    Refreshed,
     content_checksum,
     sources_identity,
 )
@@ -42,6 +44,10 @@ class FingerprintStore:
         Nodes of its graph.
     arrays
         Memory-mapped rows, sources ascending.
+    bounds
+        For each row, how far at most the true fingerprint is from the one that the row estimates, in the L1
+        norm, float64 [s]: what the graph has changed since the row was computed (:mod:`ppr.refresh`). Zeros
+        in a store computed in full.
     """
 
     path: Path
@@ -49,6 +55,7 @@ class FingerprintStore:
     params: FingerprintParams
     n_nodes: int
     arrays: Rows
+    bounds: NDArray[np.float64]
 
     @classmethod
     def open(cls, path: str | Path, *, graph: Graph | None = None, verify: bool = True) -> FingerprintStore:
@@ -79,13 +86,17 @@ class FingerprintStore:
         except (AttributeError, KeyError, TypeError) as error:
             raise StoreError(f"{folder}: manifest is damaged ({error!r})") from error
         counts = manifest["counts"]
-        parameters = {name: value for name, value in manifest["parameters"].items() if name != "sources"}
+        others = ("sources", "tolerance")
+        parameters = {name: value for name, value in manifest["parameters"].items() if name not in others}
+        n_sources = counts["sources"]
+        refreshed = "fingerprints" in manifest["parents"]
         store = cls(
             folder,
             manifest,
             FingerprintParams.from_json(parameters),
             counts["nodes"],
-            _map_arrays(folder, n_sources=counts["sources"], n_entries=counts["entries"]),
+            _map_arrays(folder, n_sources=n_sources, n_entries=counts["entries"]),
+            _map(folder, BOUNDS, np.dtype("<f8"), n_sources) if refreshed else np.zeros(n_sources),
         )
         if graph is not None:
             store.check_graph(graph)
@@ -103,6 +114,17 @@ class FingerprintStore:
     def graph_checksum(self) -> str:
         """Checksum of the graph that the store was computed from."""
         return str(self.manifest["parents"]["graph"])
+
+    @property
+    def refreshed(self) -> Refreshed | None:
+        """How the store came from an older one; None where all rows were computed from its graph."""
+        parent = self.manifest["parents"].get("fingerprints")
+        return None if parent is None else Refreshed(parent, self.manifest["parameters"]["tolerance"])
+
+    @property
+    def n_removed(self) -> int:
+        """Removed nodes of its graph."""
+        return int(self.manifest["counts"].get("removed", 0))
 
     @property
     def n_sources(self) -> int:
@@ -199,15 +221,28 @@ class FingerprintStore:
             self.check_graph(graph)
         if np.any(self.sources[1:] <= self.sources[:-1]):
             raise StoreError(f"{self.path}: sources must ascend")
-        if sources_identity(self.sources, self.n_nodes) != self.manifest["parameters"]["sources"]:
+        of_sources = sources_identity(self.sources, self.n_nodes - self.n_removed)
+        if of_sources != self.manifest["parameters"]["sources"]:
             raise StoreError(f"{self.path}: sources are not those of the manifest")
+        largest = 0.0 if self.refreshed is None else self.refreshed.tolerance
+        outside = np.flatnonzero(~((self.bounds >= 0.0) & (self.bounds <= largest)))
+        if outside.size:
+            raise StoreError(
+                f"{self.path}: bound of source {self.sources[outside[0]]} must be between 0 and {largest} "
+                f"(got {self.bounds[outside[0]]})"
+            )
         if self.indptr[0] != 0 or self.indptr[-1] != self.ids.size or np.any(np.diff(self.indptr) < 0):
             raise StoreError(f"{self.path}: 'indptr' must ascend from 0 to {self.ids.size}")
         allowed = None if graph is None else _allowed_nodes(graph, self.params)
+        removed = None if graph is None or not graph.removed.size else graph.removed
         for rows in self.arrays.chunks():
             rows.check(n_nodes=self.n_nodes, top_k=self.params.top_k)
             if allowed is not None and not allowed[rows.ids].all():
                 raise StoreError(f"{self.path}: a row holds a node whose kind is not in 'target_kinds'")
+            if removed is not None and (
+                np.isin(rows.ids, removed).any() or np.isin(rows.sources, removed).any()
+            ):
+                raise StoreError(f"{self.path}: a row is of a removed node, or holds one")
         self._validate_parts()
 
     def _validate_parts(self) -> None:
@@ -244,18 +279,18 @@ def _map_arrays(folder: Path, *, n_sources: int, n_entries: int) -> Rows:
         "ids": n_entries,
         "scores": n_entries,
     }
-    arrays = {}
-    for name, dtype in ARRAYS.items():
-        path = folder / f"{name}.npy"
-        try:
-            mode: Literal["r"] | None = "r" if sizes[name] else None  # an empty file cannot be mapped
-            array = np.load(path, mmap_mode=mode, allow_pickle=False)
-        except (ValueError, OSError) as error:
-            raise StoreError(f"{path}: not a readable array ({error})") from error
-        if array.dtype != dtype or array.shape != (sizes[name],):
-            raise StoreError(
-                f"{path}: must be {dtype} of shape ({sizes[name]},) (got {array.dtype} {array.shape})"
-            )
-        # A plain view of the map: indexing np.memmap builds a subclass each time.
-        arrays[name] = array.view(np.ndarray)
-    return Rows(**arrays)
+    return Rows(**{name: _map(folder, name, dtype, sizes[name]) for name, dtype in ARRAYS.items()})
+
+
+def _map(folder: Path, name: str, dtype: np.dtype[Any], size: int) -> NDArray[Any]:
+    path = folder / f"{name}.npy"
+    try:
+        mode: Literal["r"] | None = "r" if size else None  # an empty file cannot be mapped
+        array = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{path}: not a readable array ({error})") from error
+    if array.dtype != dtype or array.shape != (size,):
+        raise StoreError(f"{path}: must be {dtype} of shape ({size},) (got {array.dtype} {array.shape})")
+    # A plain view of the map: indexing np.memmap builds a subclass each time.
+    plain: NDArray[Any] = array.view(np.ndarray)
+    return plain

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from ppr.blocks import FINGERPRINT_SCHEMA
 from ppr.errors import StoreError
 from ppr.fingerprints.rows import Rows
+from ppr.graph import Graph
 from ppr.manifest import describe_files, write_manifest
 from ppr.params import FingerprintParams
 
@@ -32,32 +35,58 @@ ARRAYS: dict[str, np.dtype[Any]] = {
     "mass": np.dtype("<f8"),
     "moves": np.dtype("<i8"),
 }
+BOUNDS = "bounds"
+"""A further array, float64 [s], that refreshed stores have."""
 ROWS_PER_PART = 65_536
 _ENTRIES_PER_GROUP = 1 << 20
 _ENTRIES_OF_A_FULL_ROW = 1 << 14
 
 
-def sources_identity(sources: NDArray[np.integer], n_nodes: int) -> str:
-    """Return what the manifest says of the sources: ``"all"``, or the SHA-256 of their ascending ids."""
-    if sources.size == n_nodes:
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """How a store came from an older one; see :mod:`ppr.refresh`.
+
+    Attributes
+    ----------
+    parent
+        Checksum of the older store.
+    tolerance
+        Largest bound that a kept row may have.
+    """
+
+    parent: str
+    tolerance: float
+
+
+def sources_identity(sources: NDArray[np.integer], n_live: int) -> str:
+    """Return what the manifest says of the sources: ``"all"``, or the SHA-256 of their ascending ids.
+
+    All are all nodes of the graph but removed ones, which are never sources; ``n_live`` is their number.
+    """
+    if sources.size == n_live:
         return "all"
     return "sha256:" + hashlib.sha256(np.ascontiguousarray(sources, dtype="<i4").tobytes()).hexdigest()
 
 
-def store_identity(graph_checksum: str, params: FingerprintParams, sources: str) -> dict[str, Any]:
+def store_identity(
+    graph_checksum: str, params: FingerprintParams, sources: str, refreshed: Refreshed | None = None
+) -> dict[str, Any]:
     """Return the part of a manifest that says what a store holds, known before it is computed."""
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "parameters": {**params.to_json(), "sources": sources},
-        "parents": {"graph": graph_checksum},
-    }
+    parameters = {**params.to_json(), "sources": sources}
+    parents = {"graph": graph_checksum}
+    if refreshed is not None:
+        parameters["tolerance"] = refreshed.tolerance
+        parents["fingerprints"] = refreshed.parent
+    return {"format": FORMAT, "version": VERSION, "parameters": parameters, "parents": parents}
 
 
 def content_checksum(manifest: dict[str, Any]) -> str:
     """Digest of the identity, the counts and the array files; the Parquet parts hold the same rows again."""
     content = {key: manifest[key] for key in ("format", "version", "parameters", "parents", "counts")}
-    content["arrays"] = {name: manifest["files"][f"{name}.npy"]["sha256"] for name in ARRAYS}
+    if "refresh" in manifest:
+        content["refresh"] = manifest["refresh"]
+    names = [*ARRAYS, BOUNDS] if f"{BOUNDS}.npy" in manifest["files"] else ARRAYS
+    content["arrays"] = {name: manifest["files"][f"{name}.npy"]["sha256"] for name in names}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -72,15 +101,30 @@ class StoreWriter:
         Parameters of the run.
     n_nodes
         Nodes of the graph.
+    n_removed
+        How many of them are removed.
     graph_checksum
         Checksum of the graph store.
+    refreshed
+        How the store comes from an older one, if it does.
     """
 
-    def __init__(self, folder: Path, params: FingerprintParams, *, n_nodes: int, graph_checksum: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        params: FingerprintParams,
+        *,
+        n_nodes: int,
+        n_removed: int,
+        graph_checksum: str,
+        refreshed: Refreshed | None = None,
+    ) -> None:
         self._folder = folder
         self._params = params
         self._n_nodes = n_nodes
+        self._n_removed = n_removed
         self._graph_checksum = graph_checksum
+        self._refreshed = refreshed
         self._arrays = {name: _ArrayFile(folder / f"{name}.npy", dtype) for name, dtype in ARRAYS.items()}
         self._group_rows = max(1, _ENTRIES_PER_GROUP // (params.top_k or _ENTRIES_OF_A_FULL_ROW))
         self._group_rows = min(self._group_rows, ROWS_PER_PART)
@@ -90,6 +134,20 @@ class StoreWriter:
         self._n_entries = 0
         self._sources: list[NDArray[np.int32]] = []
         (folder / "rows").mkdir()
+
+    @classmethod
+    def of_graph(
+        cls, folder: Path, params: FingerprintParams, graph: Graph, *, refreshed: Refreshed | None = None
+    ) -> StoreWriter:
+        """Writer of rows of a graph."""
+        return cls(
+            folder,
+            params,
+            n_nodes=graph.n_nodes,
+            n_removed=graph.removed.size,
+            graph_checksum=graph.checksum,
+            refreshed=refreshed,
+        )
 
     def append(self, rows: Rows) -> None:
         """Append rows, whose sources ascend and follow those already written.
@@ -113,8 +171,18 @@ class StoreWriter:
         self._waiting.append(rows)
         self._write_groups(final=False)
 
-    def close(self) -> dict[str, Any]:
-        """Complete all files and write the manifest, which is returned."""
+    def close(
+        self, bounds: NDArray[np.float64] | None = None, facts: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Complete all files and write the manifest, which is returned.
+
+        Parameters
+        ----------
+        bounds
+            Bound of each row of a refreshed store, float64 [s].
+        facts
+            What its manifest says of the refresh.
+        """
         self._begin()
         self._write_groups(final=True)
         if self._part is None:  # no rows: one empty part, so that the folder reads as a table
@@ -123,10 +191,20 @@ class StoreWriter:
         for array in self._arrays.values():
             array.close()
         sources = np.concatenate([np.empty(0, dtype=np.int32), *self._sources])
+        if bounds is not None:
+            np.save(self._folder / f"{BOUNDS}.npy", np.ascontiguousarray(bounds, dtype="<f8"))
+        n_live = self._n_nodes - self._n_removed
         manifest = store_identity(
-            self._graph_checksum, self._params, sources_identity(sources, self._n_nodes)
+            self._graph_checksum, self._params, sources_identity(sources, n_live), self._refreshed
         )
-        manifest["counts"] = {"nodes": self._n_nodes, "sources": sources.size, "entries": self._n_entries}
+        manifest["counts"] = {
+            "nodes": self._n_nodes,
+            **({"removed": self._n_removed} if self._n_removed else {}),
+            "sources": sources.size,
+            "entries": self._n_entries,
+        }
+        if facts is not None:
+            manifest["refresh"] = dict(facts)
         manifest["files"] = describe_files(self._folder)
         manifest["checksum"] = content_checksum(manifest)
         write_manifest(self._folder, manifest)

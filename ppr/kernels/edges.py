@@ -99,6 +99,34 @@ def merge_duplicates(keys: npt.NDArray[np.int64], weights: npt.NDArray[np.float6
 
 
 @njit(cache=True, nogil=True)
+def merge_sorted(keys: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> int:
+    """Merge runs of equal keys in place where the weights of a run ascend; see :func:`merge_duplicates`.
+
+    The first weight of a run may be the sum of those before it, so that a run may be merged piece by piece.
+
+    Parameters
+    ----------
+    keys
+        int64 [edges], ascending.
+    weights
+        float64 [edges].
+
+    Returns
+    -------
+    int
+        Number of distinct keys, now the first entries of both arrays.
+    """
+    n_merged = 0
+    for edge in range(len(keys)):
+        if n_merged and keys[n_merged - 1] == keys[edge]:
+            weights[n_merged - 1] += weights[edge]
+        else:
+            keys[n_merged], weights[n_merged] = keys[edge], weights[edge]
+            n_merged += 1
+    return n_merged
+
+
+@njit(cache=True, nogil=True)
 def quantise_rows(
     indptr: npt.NDArray[np.int64],
     weights: npt.NDArray[np.float64],
@@ -128,20 +156,69 @@ def quantise_rows(
     """
     for row in range(len(strength)):
         start, end = indptr[row], indptr[row + 1]
-        total = 0.0
-        integers = True
-        for edge in range(start, end):
-            total += weights[edge]
-            integers = integers and weights[edge] == np.floor(weights[edge])
+        total, integers = add_weights(weights[start:end], 0.0, True)
         if not np.isfinite(total):
             return row
         strength[row] = total
-        as_they_are = integers and total <= MAX_TOTAL
-        running = np.int64(0)
-        for edge in range(start, end):
-            if as_they_are:
-                running += np.int64(weights[edge])
-            else:
-                running += max(np.int64(1), np.int64(np.rint(weights[edge] / total * QUANTISED_TOTAL)))
-            cumulative[edge] = running
+        accumulate(weights[start:end], total, integers, np.int64(0), cumulative[start:end])
     return -1
+
+
+@njit(cache=True, nogil=True)
+def add_weights(weights: npt.NDArray[np.float64], total: float, integers: bool) -> tuple[float, bool]:
+    """Add a piece of a row's weights, in their order, to the total of those before it.
+
+    Parameters
+    ----------
+    weights
+        float64 [edges], positive.
+    total
+        Sum of the weights before; 0 for the first piece.
+    integers
+        Whether all weights before are integers; True for the first piece.
+
+    Returns
+    -------
+    tuple[float, bool]
+        The new sum, and whether still all weights are integers.
+    """
+    for weight in weights:
+        total += weight
+        integers = integers and weight == np.floor(weight)
+    return total, integers
+
+
+@njit(cache=True, nogil=True)
+def accumulate(
+    weights: npt.NDArray[np.float64],
+    total: float,
+    integers: bool,
+    running: np.int64,
+    cumulative: npt.NDArray[np.uint32],
+) -> np.int64:
+    """Quantise a piece of a row whose total is known, and go on accumulating.
+
+    Parameters
+    ----------
+    weights
+        float64 [edges], positive.
+    total, integers
+        Of the whole row, as :func:`add_weights` gives them.
+    running
+        Sum of the quantised weights before; 0 for the first piece.
+    cumulative
+        uint32 [edges], filled with the inclusive sums.
+
+    Returns
+    -------
+    numpy.int64
+        The sum at the end of the piece.
+    """
+    as_they_are = integers and total <= MAX_TOTAL
+    for edge in range(len(weights)):
+        if as_they_are:
+            running += np.int64(weights[edge])
+        else:
+            running += max(np.int64(1), np.int64(np.rint(weights[edge] / total * QUANTISED_TOTAL)))
+        cumulative[edge] = running
+    return running

@@ -59,10 +59,16 @@ _inline: Any = njit(cache=True, inline="always")
 
 
 @_inline
-def _divide(a, b):
+def divide(a, b):
     """Quotient and remainder of unsigned integers by one division."""
     quotient = a // b
     return np.int64(quotient), np.int64(a - quotient * b)
+
+
+@_inline
+def stopped_share(mass, stop):
+    """What of a mass stops: mass * stop >> STOP_BITS, without overflow where more than 8 has piled up."""
+    return (mass >> STOP_BITS) * stop + (((mass & _STOP_MASK) * stop) >> STOP_BITS)
 
 
 @_inline
@@ -81,8 +87,7 @@ def _advance(s, graph, key, unit, stop, reach, n_active):
         slot = active[i]
         mass = record[field(slot, INCOMING)]
         record[field(slot, INCOMING)] = 0
-        # mass * stop >> STOP_BITS, without overflow where roulette has piled up more than a mass of 8
-        stopped = (mass >> STOP_BITS) * stop + (((mass & _STOP_MASK) * stop) >> STOP_BITS)
+        stopped = stopped_share(mass, stop)
         record[field(slot, ESTIMATE)] += stopped
         h = mass - stopped
         node = record[field(slot, NODE)]
@@ -130,7 +135,7 @@ def _push(s, graph, key, n_pushing, count):
             count = np.int64(-1)
             break
         total = np.int64(cumulative[begin + degree - 1]) if weighted else degree
-        each, rest = _divide(np.uint64(pushed[i]), np.uint64(total))
+        each, rest = divide(np.uint64(pushed[i]), np.uint64(total))
         carry = below_low(draw(key, node), total)
         if weighted:
             before, given = np.int64(0), np.int64(0)
@@ -176,10 +181,10 @@ def _split(s, graph, key, unit, n_splitting, count):
         if count + packets >= edge.size:
             count = np.int64(-1)
             break
-        each, rest = _divide(mass, k)
-        stride, stride_rest = _divide(total, k)
+        each, rest = divide(mass, k)
+        stride, stride_rest = divide(total, k)
         drawn = draw(key, node)
-        offset, fraction = _divide(np.uint64(below_low(drawn, total)), k)
+        offset, fraction = divide(np.uint64(below_low(drawn, total)), k)
         carry = below_high(drawn, packets)
         for _ in range(packets):
             if weighted:

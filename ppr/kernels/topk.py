@@ -39,7 +39,7 @@ def _exclude_neighbors(s, graph, source, bits):
 
 
 @_kernel
-def _largest_first(keys, limit):
+def largest_first(keys, limit):
     """Move the ``limit`` largest of distinct keys to the front (Hoare's quickselect)."""
     low, high = np.int64(0), np.int64(keys.size - 1)
     while low < high:
@@ -63,7 +63,7 @@ def _largest_first(keys, limit):
 
 
 @_kernel
-def _rank(s, n_slots, limit, allowed, kind_ids, space):
+def rank_slots(s, n_slots, limit, allowed, kind_ids, space):
     """Sort keys of the best ``limit`` slots (all of them where negative), descending.
 
     A key is the float32 score's bits (which order like the score, as it is positive) over the complement of
@@ -98,7 +98,7 @@ def _rank(s, n_slots, limit, allowed, kind_ids, space):
         count += bits[slot] >= least
     best = keys[:count]
     if 0 <= limit < count:
-        _largest_first(best, limit)
+        largest_first(best, limit)
         best = best[:limit]
     return np.sort(best)[::-1]
 
@@ -142,7 +142,7 @@ def walk_rows(graph, kind_ids, sources, first, params, row, s, space, out):
             mass += s.record[field(slot, ESTIMATE)]
         if exclude_neighbors:
             _exclude_neighbors(s, graph, source, bits)
-        best = _rank(s, n_slots, limit, allowed, kind_ids, space)
+        best = rank_slots(s, n_slots, limit, allowed, kind_ids, space)
         bits = clear(s, n_slots, bits)
         if used + best.size > out_ids.size:
             return position, used, False

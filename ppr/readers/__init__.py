@@ -21,7 +21,7 @@ from ppr.manifest import file_sha256
 from ppr.readers.part import ArrowPart, NpzPart, ParquetPart, Part
 from ppr.readers.text import IsHeader, TextPart, simplified
 
-__all__ = ["Part", "Table", "file_identity", "open_table", "simplified"]
+__all__ = ["Part", "Table", "file_identity", "is_data_frame", "open_table", "simplified", "write_data_frame"]
 
 _PARQUET = (".parquet", ".pq")
 
@@ -104,8 +104,9 @@ def open_table(
     if isinstance(data, pa.Table):
         return Table(name, (ArrowPart(data, name),))
     staging.mkdir(parents=True)
-    if hasattr(data, "mapInArrow") and hasattr(data, "write"):
-        return Table(name, tuple(ParquetPart(file, name) for file in _write_spark(data, staging)))
+    if is_data_frame(data):
+        files = write_data_frame(data, staging / "spark")
+        return Table(name, tuple(ParquetPart(file, name) for file in files))
     path = staging / "stream.parquet"
     _write_stream(data, path, name)
     return Table(name, (ParquetPart(path, name),))
@@ -152,11 +153,34 @@ def _open_file(path: Path, options: dict[str, Any]) -> Part:
         raise ResourceError(f"{path}: may not be read") from None
 
 
-def _write_spark(frame: Any, staging: Path) -> list[Path]:
-    folder = staging.resolve() / "spark"
-    frame.write.parquet(f"file://{folder}")
+def is_data_frame(data: Any) -> bool:
+    """Whether ``data`` is a DataFrame of Spark, classic or Connect."""
+    return hasattr(data, "mapInArrow") and hasattr(data, "write")
+
+
+def write_data_frame(frame: Any, folder: Path, *, by: str | None = None) -> list[Path]:
+    """Have Spark's executors write a DataFrame as Parquet; gives the files, in order.
+
+    Parameters
+    ----------
+    frame
+        The DataFrame.
+    folder
+        Where they go; it must not be there.
+    by
+        Column by whose values the rows are split into folders; None for one folder, in which there is a file
+        even if there are no rows.
+
+    Raises
+    ------
+    ResourceError
+        The files are not here: the folder is not shared with the executors.
+    """
+    folder = folder.resolve()
+    writer = frame.write if by is None else frame.write.partitionBy(by)
+    writer.parquet(f"file://{folder}")
     files = sorted(folder.rglob("*.parquet")) if folder.is_dir() else []
-    if not files:
+    if not files and (by is None or not folder.is_dir()):
         raise ResourceError(f"{folder}: the Spark executors must share this folder with the driver")
     return files
 

@@ -6,6 +6,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ class Part(ABC):
     def read(self, columns: Sequence[int]) -> Iterator[list[pa.Array]]:
         """Batches of the chosen columns, in the order asked for."""
 
+    def pieces(self, n_rows: int) -> list[Part]:
+        """The same rows, in order, as parts of at least ``n_rows`` rows, where it can be cut; else itself."""
+        return [self]
+
     def row_number(self, index: int) -> int:
         """Number that a person gives to a row, from its position among the rows read."""
         return index + 1
@@ -68,9 +73,13 @@ class ArrowPart(Part):
         self.n_rows = table.num_rows
         self._table = table
 
+    def select(self, columns: Sequence[int]) -> pa.Table:
+        """The chosen columns as a table, in the order asked for."""
+        return self._table.select(list(columns))
+
     def read(self, columns: Sequence[int]) -> Iterator[list[pa.Array]]:
         """Batches of the chosen columns, in the order asked for."""
-        for batch in self._table.select(list(columns)).to_batches(max_chunksize=BATCH_ROWS):
+        for batch in self.select(columns).to_batches(max_chunksize=BATCH_ROWS):
             yield batch.columns
 
 
@@ -79,17 +88,39 @@ class ParquetPart(Part):
 
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.name = name or str(path)
-        self._path = path
+        self._path = path.absolute()  # a worker may read it from elsewhere
+        self._groups: range | None = None  # the row groups that are read; None for all
+        self._first_row = 0
         with self._open() as file:
             self.columns = tuple(file.schema_arrow.names)
             self.n_rows = file.metadata.num_rows
+
+    def pieces(self, n_rows: int) -> list[Part]:
+        """The file cut into runs of row groups."""
+        with self._open() as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        pieces: list[Part] = []
+        first, first_row, row = 0, 0, 0
+        for group, size in enumerate(sizes, start=1):
+            row += size
+            if row - first_row >= n_rows or group == len(sizes):
+                piece = copy(self)
+                piece._groups, piece._first_row = range(first, group), first_row
+                piece.n_rows = row - first_row
+                pieces.append(piece)
+                first, first_row = group, row
+        return pieces or [self]
+
+    def row_number(self, index: int) -> int:
+        """Number of a row in the file, from 1."""
+        return self._first_row + index + 1
 
     def read(self, columns: Sequence[int]) -> Iterator[list[pa.Array]]:
         """Batches of the chosen columns, in the order asked for."""
         names = [self.columns[column] for column in columns]
         with self._open() as file:
             try:
-                for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=self._groups, columns=names):
                     yield [batch.column(name) for name in names]
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.name}: damaged Parquet file ({error})") from error
@@ -110,7 +141,7 @@ class NpzPart(Part):
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        self._path = path
+        self._path = path.absolute()  # a worker may read it from elsewhere
         with self._open() as file:
             self._is_matrix = "format" in file.files
             self.columns = ("src", "dst", "weight") if self._is_matrix else tuple(file.files)

@@ -68,7 +68,7 @@ class TextPart(Part):
         self, path: Path, *, delimiters: Sequence[str], header: bool | None, is_header: IsHeader
     ) -> None:
         self.name = str(path)
-        self._path = path
+        self._path = path.absolute()  # a worker may read it from elsewhere
         self._layout = self._sniff(delimiters, header, is_header)
         self.named = self._layout.header is not None
         self.possible_header = self._layout.possible_header

@@ -1,8 +1,9 @@
 """Tables of a training: columns found by their usual names, checked row by row, read piece by piece.
 
-A Parquet table (a file or a folder of files) is read in pieces of a few row groups. What is made of each
-piece is small, so tables larger than memory can be read; Dask spreads the pieces over threads where it is
-installed. A CSV file is one piece. Rows count from 1, without the header.
+A table is read in pieces: a few row groups of a Parquet file (or of a folder of them), some of the lines of a
+CSV file. What is made of a piece is small, so tables larger than memory can be read; Dask spreads the pieces
+of Parquet files over threads where it is installed, a CSV file is read from its beginning to its end. Rows
+count from 1, without the header.
 
 Files of a folder may have different columns, and types of the same meaning: what a file does not have is null
 in its rows, and text is text, however Arrow keeps it.
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from ppr.readers import simplified
 from router.errors import DataError, MissingDataError
-from router.loaders.tables import open_table
+from router.loaders.tables import csv_columns, csv_pieces
 
 PIECE_BYTES = 1 << 26
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
@@ -201,7 +202,7 @@ class Columns:
     path: Path
     names: dict[str, str]
     extra: tuple[str, ...]
-    _pieces: tuple[Callable[[], Batch], ...] = field(repr=False)
+    _sources: tuple[Callable[[], Iterator[Batch]], ...] = field(repr=False)
 
     @classmethod
     def open(cls, path: str | Path, usual: Mapping[str, Sequence[str]], needed: Sequence[str]) -> Columns:
@@ -224,7 +225,7 @@ class Columns:
             It is not a readable table, or a column's name appears twice.
         """
         file = Path(path)
-        pieces: list[Callable[[], Batch]]
+        sources: list[Callable[[], Iterator[Batch]]]
         if file.is_dir() or file.suffix in _PARQUET:
             files = _parquet_files(file)
             columns = list(dict.fromkeys(name for _, parquet in files for name in parquet.schema_arrow.names))
@@ -235,15 +236,13 @@ class Columns:
                 for (_, parquet), of_file in zip(reversed(files), reversed(found), strict=True)
                 for thing, name in of_file.items()
             }
-            pieces = _parquet_pieces(files, found, kinds)
+            sources = _parquet_pieces(files, found, kinds)
         else:
-            table = open_table(file, ())
-            columns = table.column_names
+            columns = csv_columns(file)
             found = [names := _find(file, columns, usual, needed)]
-            chosen = table.select(list(names.values())).rename_columns(list(names))
-            pieces = [partial(Batch, file, 1, chosen, True)]
+            sources = [partial(_read_csv, file, names)]
         taken = {name for of_file in found for name in of_file.values()}
-        return cls(file, names, tuple(c for c in columns if c not in taken), tuple(pieces))
+        return cls(file, names, tuple(c for c in columns if c not in taken), tuple(sources))
 
     def with_extra(self, columns: Sequence[str]) -> Columns:
         """Same table with further columns, under their own names."""
@@ -253,8 +252,8 @@ class Columns:
 
     def batches(self) -> Iterator[Batch]:
         """All rows, piece by piece."""
-        for piece in self._pieces:
-            yield piece()
+        for source in self._sources:
+            yield from source()
 
     def whole(self) -> Batch:
         """All rows at once, for tables that fit."""
@@ -273,10 +272,11 @@ class Columns:
         if parallel and find_spec("dask") is not None:
             import dask
 
-            tasks = [dask.delayed(_apply, pure=False)(function, piece) for piece in self._pieces]
-            results: list[T] = list(dask.compute(*tasks, scheduler="threads"))
-            return results
-        return [_apply(function, piece) for piece in self._pieces]
+            tasks = [dask.delayed(_apply, pure=False)(function, source) for source in self._sources]
+            results: list[list[T]] = list(dask.compute(*tasks, scheduler="threads"))
+        else:
+            results = [_apply(function, source) for source in self._sources]
+        return [result for of_source in results for result in of_source]
 
 
 def kept_beside(path: Path, name: str) -> set[str | None]:
@@ -297,8 +297,8 @@ def size_bytes(path: Path) -> int:
     )
 
 
-def _apply(function: Callable[[Batch], T], piece: Callable[[], Batch]) -> T:
-    return function(piece())
+def _apply(function: Callable[[Batch], T], source: Callable[[], Iterator[Batch]]) -> list[T]:
+    return [function(batch) for batch in source()]
 
 
 def _find(
@@ -357,9 +357,9 @@ def _parquet_pieces(
     files: Sequence[tuple[Path, pq.ParquetFile]],
     found: Sequence[Mapping[str, str]],
     kinds: Mapping[str, pa.DataType],
-) -> list[Callable[[], Batch]]:
+) -> list[Callable[[], Iterator[Batch]]]:
     """Readers of a few row groups each."""
-    pieces: list[Callable[[], Batch]] = []
+    pieces: list[Callable[[], Iterator[Batch]]] = []
     for (path, parquet), names in zip(files, found, strict=True):
         groups: list[int] = []
         first_row, rows, n_bytes = 1, 0, 0
@@ -378,7 +378,7 @@ def _read_groups(
     first_row: int,
     names: Mapping[str, str],
     kinds: Mapping[str, pa.DataType],
-) -> Batch:
+) -> Iterator[Batch]:
     try:
         with pq.ParquetFile(path) as parquet:
             table = parquet.read_row_groups(list(groups), columns=list(names.values()))
@@ -388,7 +388,14 @@ def _read_groups(
         }
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged Parquet file ({error})") from None
-    return Batch(path, first_row, pa.table(columns), False)
+    yield Batch(path, first_row, pa.table(columns), False)
+
+
+def _read_csv(path: Path, names: Mapping[str, str]) -> Iterator[Batch]:
+    first_row = 1
+    for table in csv_pieces(path, list(names.values()), PIECE_BYTES):
+        yield Batch(path, first_row, table.rename_columns(list(names)), True)
+        first_row += table.num_rows
 
 
 def is_list_of_names(kind: pa.DataType) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 
 from router.errors import DataError, MissingDataError
 
+_BLOCKS_AHEAD = 16  # Arrow reads about as many before they are asked for
+_LEAST_BLOCK = 1 << 12  # a row must fit
+_PARSE = pa.csv.ParseOptions(newlines_in_values=True)
 _PICKLES = (".pkl", ".pickle")
 _NO_BRACKETS = str.maketrans("[](),", "     ")
 
@@ -27,22 +32,52 @@ def open_table(path: Path, needed: Sequence[str]) -> pa.Table:
     DataError
         It is empty, malformed, or neither CSV nor Parquet.
     """
-    if path.suffix in _PICKLES:
-        raise DataError(
-            f"{path}: pickle files are refused, reading one runs code from it; save it as CSV or Parquet"
-        )
-    try:
+    with _readable(path):
         table = _read(path)
-    except FileNotFoundError:
-        raise MissingDataError(f"{path}: no such file") from None
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: {error}") from None
     for name in needed:
         if name not in table.column_names:
             raise MissingDataError(f"{path}: no column {name!r} (there are {', '.join(table.column_names)})")
     if table.num_rows == 0:
         raise DataError(f"{path}: empty (no rows)")
     return table
+
+
+def csv_columns(path: Path) -> list[str]:
+    """Names of the columns of a CSV file.
+
+    Raises
+    ------
+    MissingDataError
+        The file is not there.
+    DataError
+        It is empty, malformed, or not CSV.
+    """
+    with _readable(path):
+        return list(pa.csv.open_csv(path, parse_options=_PARSE).schema.names)
+
+
+def csv_pieces(path: Path, columns: Sequence[str], n_bytes: int) -> Iterator[pa.Table]:
+    """Some columns of a CSV file, all cells text, in pieces of about ``n_bytes`` of the file.
+
+    Raises
+    ------
+    MissingDataError
+        The file is not there.
+    DataError
+        It has no rows, is malformed, or not CSV.
+    """
+    n_rows, waiting = 0, []
+    with _readable(path):
+        for batch in _open_csv(path, max(n_bytes // _BLOCKS_AHEAD, _LEAST_BLOCK), columns):
+            n_rows += batch.num_rows
+            waiting.append(batch)
+            if sum(one.nbytes for one in waiting) >= n_bytes:
+                yield pa.Table.from_batches(waiting)
+                waiting = []
+    if n_rows == 0:
+        raise DataError(f"{path}: empty (no rows)")
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def strings(table: pa.Table, name: str, path: Path, *, empty: bool = False) -> NDArray[np.str_]:
@@ -89,12 +124,35 @@ def vectors(table: pa.Table, name: str, path: Path) -> NDArray[np.float32]:
     return np.stack(rows)
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises into errors of this package."""
+    if path.suffix in _PICKLES:
+        raise DataError(
+            f"{path}: pickle files are refused, reading one runs code from it; save it as CSV or Parquet"
+        )
+    if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
+        raise DataError(f"{path}: the name must end in .csv, .csv.gz or .parquet")
+    try:
+        yield
+    except FileNotFoundError:
+        raise MissingDataError(f"{path}: no such file") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: {error}") from None
+
+
 def _read(path: Path) -> pa.Table:
     if path.suffix == ".parquet":
         return pa.parquet.read_table(path)
-    if not path.name.endswith((".csv", ".csv.gz")):
-        raise DataError(f"{path}: the name must end in .csv, .csv.gz or .parquet")
-    parse = pa.csv.ParseOptions(newlines_in_values=True)
-    names = pa.csv.open_csv(path, parse_options=parse).schema.names
-    as_text = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
-    return pa.csv.read_csv(path, parse_options=parse, convert_options=as_text)
+    return _open_csv(path, 1 << 26, None).read_all()
+
+
+def _open_csv(path: Path, n_bytes: int, columns: Sequence[str] | None) -> Any:
+    """Reader of a CSV file, all cells text; of all columns where they are None."""
+    if columns is None:
+        columns = csv_columns(path)
+    as_text = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(columns, pa.string()), include_columns=list(columns)
+    )
+    read = pa.csv.ReadOptions(block_size=n_bytes)
+    return pa.csv.open_csv(path, read_options=read, parse_options=_PARSE, convert_options=as_text)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ppr.manifest import MANIFEST
-from ppr.nodes import NODE_FILE
+from ppr.nodes import NODE_FILE, REMOVED_FILE
 from router.bundle import ITEM, LLM
 from router.releases.overview import figures, n_bytes
 from router.releases.places import Place
@@ -26,7 +26,7 @@ _TIMES = ("created", "feedback_until", "erased_until")
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
-    """Keys of the nodes of a store as text, by kind, with their ids."""
+    """Keys of the nodes of a store as text, by kind, with their ids; removed nodes are left out."""
 
     keys: dict[str, pa.Array]
     ids: dict[str, NDArray[np.int64]]
@@ -36,13 +36,17 @@ class _Nodes:
     def read(cls, place: Place, version: str, store: str) -> _Nodes:
         with pq.ParquetFile(pa.BufferReader(place.read(version, f"{store}/{NODE_FILE}"))) as file:
             table = file.read(use_threads=False)  # pyarrow's threads may abort a process that ends soon
+        n = len(table)
+        if store == GRAPH and place.record(version)["stores"][GRAPH]["counts"].get("removed"):
+            gone = pa.array(_array(place, version, REMOVED_FILE))
+            table = table.filter(pc.invert(pc.is_in(table["id"], value_set=gone)))
         keys, ids = {}, {}
         kinds = table["kind"].cast(pa.string()).combine_chunks()
         for kind in pc.unique(kinds).to_pylist():
             part = table.filter(pc.equal(kinds, kind))
             keys[kind] = part["key"].cast(pa.large_string()).combine_chunks()
             ids[kind] = part["id"].to_numpy().astype(np.int64)
-        return cls(keys, ids, len(table))
+        return cls(keys, ids, n)
 
 
 def diff(
@@ -175,12 +179,16 @@ def _common_ids(old: _Nodes, new: _Nodes) -> NDArray[np.int64]:
 
 def _codes(place: Place, version: str, ids: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """One number for each edge, int64 [m]: the same for the same edge of both graphs."""
-    indptr, indices = (
-        np.load(io.BytesIO(place.read(version, f"{GRAPH}/{name}.npy")), allow_pickle=False)
-        for name in ("indptr", "indices")
-    )
+    indptr, indices = (_array(place, version, f"{name}.npy") for name in ("indptr", "indices"))
     codes: NDArray[np.int64] = np.repeat(ids, np.diff(indptr)) * total + ids[indices]
     return codes
+
+
+def _array(place: Place, version: str, name: str) -> NDArray[Any]:
+    """An array of a release's graph."""
+    content = io.BytesIO(place.read(version, f"{GRAPH}/{name}"))
+    array: NDArray[Any] = np.load(content, allow_pickle=False)
+    return array
 
 
 def _parameters(place: Place, before: str, after: str, store: str) -> tuple[Any, Any]:

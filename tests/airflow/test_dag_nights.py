@@ -122,6 +122,9 @@ def test_each_night_s_new_data_become_a_release(lab: Lab) -> None:
     assert lab.current() == second
     for run, release in (("20250601T000000Z", first), ("20250602T000000Z", second)):
         assert release in json.dumps(lab.report(run))
+    # The first night is made in full, the second goes on from it.
+    bases = [lab.report(run)["fingerprints"]["base"] for run in ("20250601T000000Z", "20250602T000000Z")]
+    assert bases == [None, "20250601T000000Z"]
 
     # Again, with nothing new: nothing is published.
     lab.night("2025-06-02")

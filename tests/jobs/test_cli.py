@@ -90,7 +90,7 @@ def test_no_command_shows_the_help(fairpath):
     [
         ["build-graph"],
         ["build-graph", "x.csv"],
-        ["fingerprints", "g", "--out", "f", "--engine", "dask"],
+        ["fingerprints", "g", "--out", "f", "--engine", "ray"],
         ["fingerprints", "g", "--out", "f", "--n-walks", "many"],
         ["fingerprints", "g", "--out", "/"],
         ["recommend", "g", "f", "--out", "f.csv"],
@@ -118,6 +118,10 @@ def test_wrong_usage(fairpath, args):
         (
             ["fingerprints", "g", "--out", "f", "--engine", "local", "--master", "local[2]"],
             "'--master' goes with the Spark engine",
+        ),
+        (
+            ["fingerprints", "g", "--out", "f", "--master", "local[2]", "--scheduler", "tcp://h:8786"],
+            "'--scheduler' goes with the Dask engine (got --engine spark)",
         ),
         (["query", "g", "ann", "--exact", "--config", "absent.toml"], "no such configuration file"),
     ],

@@ -116,7 +116,7 @@ def test_lists_and_tables_in_the_environment(monkeypatch):
             "[fingerprints] 'restart_prob' must be between 0.001 and 0.999 (got nan)",
         ),
         ("fingerprints.max_steps=0", "[fingerprints] 'max_steps' must be positive (got 0)"),
-        ("fingerprints.engine=dask", "[fingerprints] 'engine' must be 'local' or 'spark' (got 'dask')"),
+        ("fingerprints.engine=ray", "[fingerprints] 'engine' must be 'local', 'spark' or 'dask' (got 'ray')"),
         ("query.k=0", "[query] 'k' must be greater than 0 (got 0)"),
         (
             "recommend.popularity_discount=inf",

@@ -61,3 +61,25 @@ def solve_new_node(
     system = np.eye(n_nodes + 1) - (1 - restart_prob) * matrix
     answer = restart_prob * np.linalg.solve(system.T, np.eye(n_nodes + 1)[n_nodes])
     return answer[:n_nodes] / answer.sum()
+
+
+def changed_transition(old: Graph, new: Graph) -> NDArray[np.float64]:
+    """Distance of each old node's old and new row of transitions, [old n]."""
+    before, after = np.zeros((old.n_nodes, new.n_nodes)), transition(new)[: old.n_nodes]
+    before[:, : old.n_nodes] = transition(old)
+    distance: NDArray[np.float64] = np.abs(after - before).sum(axis=1)
+    return distance
+
+
+def refresh_bounds(old: Graph, new: Graph, restart_prob: float, max_steps: int | None) -> NDArray[np.float64]:
+    """How far a fingerprint of each old node can move, [old n]: the sum over the step that meets a change."""
+    keep = 1 - restart_prob
+    expected = changed_transition(old, new)
+    if max_steps is None:
+        return keep / restart_prob * solve_ppr(old, restart_prob) @ expected
+    bound = np.zeros(old.n_nodes)
+    for step in range(max_steps):
+        later = sum(keep**t for t in range(step + 1, max_steps + 1))
+        bound += restart_prob * later * expected
+        expected = transition(old) @ expected
+    return bound

@@ -8,15 +8,24 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
+from ppr.graph import Graph
+
 Key = int | str
 
 
 @dataclass(frozen=True)
 class NaiveGraph:
-    """Nodes in the order of (kind, key), and each node's out-edges by ascending id."""
+    """Nodes in the order of their ids, and each node's out-edges by ascending id."""
 
-    nodes: list[tuple[str, Key]]
+    nodes: list[tuple[str, Key | None]]  # None: removed
     rows: list[list[tuple[int, float]]]  # (neighbour, weight)
+    kinds: list[str]
+
+    @property
+    def removed(self) -> list[int]:
+        return [node for node, (_, key) in enumerate(self.nodes) if key is None]
 
     @property
     def is_weighted(self) -> bool:
@@ -39,15 +48,23 @@ def naive_graph(
     nodes: Iterable[tuple[str, Key]] = (),
     *,
     keep_self_loops: bool = False,
+    previous: NaiveGraph | None = None,
 ) -> NaiveGraph:
-    """Build from tables ``{"rows": [(src, dst, weight)], "src_kind", "dst_kind", "directed"}``."""
+    """Build from tables ``{"rows": [(src, dst, weight)], "src_kind", "dst_kind", "directed"}``.
+
+    Nodes of ``previous`` keep their ids, and lose their keys where no row names them.
+    """
     tables = list(tables)
     named = set(nodes)
     for table in tables:
         for src, dst, _ in table["rows"]:
             named |= {(table["src_kind"], src), (table["dst_kind"], dst)}
-    ordered = sorted(named, key=_order)
+    before = [] if previous is None else previous.nodes
+    ordered = [node if node in named else (node[0], None) for node in before]
+    ordered += sorted(named - set(before), key=_order)
     number = {node: i for i, node in enumerate(ordered)}
+    kinds = [] if previous is None else list(previous.kinds)
+    kinds += sorted({kind for kind, _ in named} - set(kinds), key=str.encode)
 
     parallel: dict[tuple[int, int], list[float]] = defaultdict(list)
     for table in tables:
@@ -62,7 +79,31 @@ def naive_graph(
     rows: list[list[tuple[int, float]]] = [[] for _ in ordered]
     for (src, dst), weights in sorted(parallel.items()):
         rows[src].append((dst, left_to_right(sorted(weights))))
-    return NaiveGraph(ordered, rows)
+    return NaiveGraph(ordered, rows, kinds)
+
+
+def assert_equal(graph: Graph, naive: NaiveGraph) -> None:
+    """Compare every array of the graph with the oracle, bit for bit."""
+    assert graph.n_nodes == len(naive.nodes)
+    assert graph.kinds == tuple(naive.kinds)
+    blank = 0 if graph.nodes.is_integer else ""
+    kinds = [graph.kinds[kind] for kind in graph.kind_ids]
+    assert list(zip(kinds, graph.nodes.keys.to_pylist(), strict=True)) == [
+        (kind, blank if key is None else key) for kind, key in naive.nodes
+    ]
+    assert graph.removed.tolist() == naive.removed
+    live = [node for node in range(graph.n_nodes) if node not in naive.removed]
+    assert graph.live.tolist() == live
+    assert graph.keys(live).tolist() == [naive.nodes[node][1] for node in live]
+    assert graph.weighted == naive.is_weighted
+    for node, row in enumerate(naive.rows):
+        start, end = graph.indptr[node], graph.indptr[node + 1]
+        assert graph.indices[start:end].tolist() == [neighbour for neighbour, _ in row]
+        assert graph.strength[node] == naive.strength(node)
+        if graph.cumulative is not None:
+            assert np.diff(
+                graph.cumulative[start:end].astype(np.int64), prepend=0
+            ).tolist() == naive.quantised(node)
 
 
 def left_to_right(values: Iterable[float]) -> float:

@@ -1,4 +1,6 @@
-"""Runs a small pipeline in forked processes and kills them: the script of ``test_pipeline_kill.py``.
+"""Runs two nights of a small pipeline in forked processes and kills them, for ``test_pipeline_kill.py``.
+
+The second night goes on from the first; a night that is over is not done again.
 
 The process imports everything once and does nothing else, so a child begins where a started program would be
 after its imports. Prints what the test compares, as JSON.
@@ -16,9 +18,11 @@ import time
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from jobs.pipeline.record import read_record, run_name
 from jobs.pipeline.run import run
 from tests.pipeline.pipelines import deliver, digests, settings_of, small_market
 
@@ -28,13 +32,15 @@ IMPORTED_BEFORE = (
     "jobs.pipeline.evaluation",
     "jobs.pipeline.reporting",
     "jobs.pipeline.page",
+    "jobs.refresh",
     "jobs.report",
     "jobs.train_router",
     "ppr.local",
     "router.bundle_training",
     "router.publishing",
 )
-UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
+ENDS = (datetime(2025, 5, 1, tzinfo=UTC), datetime(2025, 6, 1, tzinfo=UTC))
+MADE = ("collect", "graph", "fingerprints", "train")
 
 
 def child(out: Path, deliveries: dict[str, object]) -> int:
@@ -46,10 +52,18 @@ def child(out: Path, deliveries: dict[str, object]) -> int:
     try:
         with (out / "log.txt").open("a") as log:
             structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
-            run(settings_of(out, deliveries), until=UNTIL)
+            for until in ENDS:
+                if "notify" not in steps_of(out, until):
+                    run(settings_of(out, deliveries), until=until)
         code = 0
     finally:
         os._exit(code)
+
+
+def steps_of(out: Path, until: datetime) -> dict[str, Any]:
+    """Steps that the run of a night has on record."""
+    steps: dict[str, Any] = read_record(out / "work" / "runs" / run_name(until)).get("steps", {})
+    return steps
 
 
 def whole(out: Path, deliveries: dict[str, object]) -> float:
@@ -68,14 +82,21 @@ def content(out: Path) -> dict[str, object]:
     stores = {f"{name}": digests(releases / current / name) for name in ("model", "graph", "fingerprints")}
     left = [str(path.relative_to(out)) for path in out.rglob(".*") if path.name not in (".lock",)]
     return {
-        "steps": digests(out / "work" / "steps"),
+        "steps": {step: digests(out / "work" / "steps" / step) for step in MADE},
+        "judged": [judged(out, until) for until in ENDS],
         "stores": stores,
         "versions": [path.parent.name.split("-")[1] for path in sorted(releases.glob("*/release.json"))],
-        "published": json.loads((out / "work/runs/20250601T000000Z/run.json").read_text())["steps"][
-            "publish"
-        ]["facts"]["published"],
+        "published": [steps_of(out, until)["publish"]["facts"]["published"] for until in ENDS],
+        "fingerprints": [steps_of(out, until)["fingerprints"]["facts"] for until in ENDS],
         "left": sorted(left),
     }
+
+
+def judged(out: Path, until: datetime) -> dict[str, Any]:
+    """What the evaluation of a night found; the name of the current release has the clock in it."""
+    key = steps_of(out, until)["evaluate"]["key"]
+    found: dict[str, Any] = json.loads((out / "work/steps/evaluate" / key / "evaluation.json").read_text())
+    return found | {"current": found["current"] is not None}
 
 
 def main(folder: Path, kills: int) -> None:
@@ -114,8 +135,7 @@ def killed(out: Path, deliveries: dict[str, object], after_s: float) -> int | No
     time.sleep(after_s)
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    record = out / "work" / "runs" / "20250601T000000Z" / "run.json"
-    n_steps = len(json.loads(record.read_text())["steps"]) if record.exists() else 0
+    n_steps = sum(len(steps_of(out, until)) for until in ENDS)
     return n_steps if os.WIFSIGNALED(status) else None
 
 

@@ -50,9 +50,12 @@ def deliver(market: Market, folder: Path, cuts: tuple[str, ...] = ()) -> dict[st
     }
 
 
-def settings_of(out: Path, deliveries: Mapping[str, Any], **further: Any) -> Settings:
+def settings_of(
+    out: Path, deliveries: Mapping[str, Any], *, tolerance: float = 1.0, **further: Any
+) -> Settings:
+    """Settings of a small pipeline, in which most rows move by more than the usual tolerance each night."""
     pipeline = {"work": out / "work", "releases": out / "releases", **deliveries, **further}
-    return Settings(**{**QUICK, "pipeline": pipeline})
+    return Settings(**{**QUICK, "pipeline": pipeline, "refresh": {"tolerance": tolerance}})
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -20,11 +20,27 @@ from jobs.pipeline.page import render_page, write_page
 from jobs.pipeline.page_figures import bytes_text, seconds_text
 from jobs.settings import GateSettings
 from ppr.errors import OutputExistsError
-from tests.pipeline.run_reports import CURRENT, LLMS, PUBLISHED, evaluation, failed, nothing_new, report
+from tests.pipeline.run_reports import (
+    CURRENT,
+    LLMS,
+    PUBLISHED,
+    evaluation,
+    failed,
+    fingerprints,
+    nothing_new,
+    report,
+)
 
 SECTIONS = (
     *("Quality", "Candidate against the current release", "Quality by what is known of a user", "Deliveries"),
-    *("Data", "Who and what the rows are of", "How much there is of each", "Steps", "Releases"),
+    *(
+        "Data",
+        "Who and what the rows are of",
+        "How much there is of each",
+        "Fingerprints",
+        "Steps",
+        "Releases",
+    ),
 )
 
 
@@ -96,6 +112,25 @@ def test_a_published_run_tells_everything(usual: dict[str, Any]) -> None:
     assert "interactions 4,000 4,400 +10.0%" in found.text
     assert "interactions/2026-01-29.parquet interactions 1,210 0 3 1,207" in found.text
     assert found.pictures == 6
+
+
+def test_what_the_fingerprints_go_on_from(usual: dict[str, Any]) -> None:
+    judged = {name: usual[name] for name in ("run", "state", "fingerprints")}
+    told = _read(judged).text
+    assert "Refreshed: they go on from the run 20260130T000000Z." in told
+    assert "by more than 0.05 since" in told
+    for row in ("computed anew 991 (1.4%)", "nodes whose edges changed 1,187", "at most 0.0499", "12 (0.0%)"):
+        assert row in told
+    made = judged["fingerprints"]
+    same = {"recomputed": 0, "rows_changed": 0}
+    told = _read(judged | {"fingerprints": made | same}).text
+    assert "Those of the run 20260130T000000Z: nothing in the graph has changed since." in told
+    told = _read(judged | {"fingerprints": made | {"recomputed": made["rows"], "rows_changed": None}}).text
+    assert "so much changed that all rows were computed anew." in told
+    told = _read(judged | {"fingerprints": fingerprints(first=True)}).text
+    assert "Made in full: there is no run before this one." in told
+    assert "at most" not in told
+    assert "Fingerprints" not in _read(judged | {"fingerprints": None}).headings
 
 
 def test_bins_of_popularity_are_in_their_order(usual: dict[str, Any]) -> None:

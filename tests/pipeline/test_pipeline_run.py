@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,8 +19,11 @@ import pytest
 from jobs.pipeline import making
 from jobs.pipeline.record import STEPS, Run, output
 from jobs.pipeline.run import run
+from ppr.fingerprints import FingerprintStore
+from ppr.graph import Graph
 from router.erasure import user_digest
 from router.releases import current_version, decisions, open_release, versions
+from router.releases.diff import diff
 from router.releases.places import Folder, rollback
 from router.service.store import DecisionRecord, Feedback, new_id, open_store
 from tests.conftest import ROOT
@@ -85,7 +89,10 @@ def test_runs_in_another_order_make_the_same(
     assert second["reasons"][0]["rule"] == "newer"
     assert current_version(tmp_path / "releases") == first["release"]
     for step in MADE[:4]:
-        assert digests(tmp_path / "work" / "steps" / step) == digests(in_order / "work" / "steps" / step)
+        made = Run.open(in_order / "work", MAY).key(step)
+        assert Run.open(tmp_path / "work", MAY).key(step) == made
+        places = (output(place / "work", step, str(made)) for place in (tmp_path, in_order))
+        assert len({json.dumps(digests(place)) for place in places}) == 1
 
 
 def test_steps_one_by_one_are_the_same(in_order: Path, tmp_path: Path, deliveries: dict[str, Any]) -> None:
@@ -178,7 +185,10 @@ def test_old_runs_go(out: Path, items_only: dict[str, Any]) -> None:
 def test_an_erased_user_is_gone_from_everything(
     out: Path, deliveries: dict[str, Any], tmp_path: Path
 ) -> None:
-    user = pq.read_table(next(out.glob("releases/*/model/nodes.parquet")))["key"][0].as_py()
+    before = current_version(out / "releases")
+    nodes = pq.read_table(out / "releases" / str(before) / "graph" / "nodes.parquet")
+    users = nodes.filter(pc.equal(nodes["kind"].cast(pa.string()), "user"))["key"]
+    n_users, user = len(users), users[0].as_py()
     assert any(user.encode() in path.read_bytes() for path in out.rglob("keys.npy"))
     (tmp_path / "erased.txt").write_text(f"{user}\n")
     settings = settings_of(out, deliveries, erased=tmp_path / "erased.txt")
@@ -192,8 +202,20 @@ def test_an_erased_user_is_gone_from_everything(
                 table = pq.read_table(path)
                 for name in {"user", "key"} & set(table.column_names):
                     assert user not in table[name].to_pylist(), path
-            elif path.name in ("keys.npy", "run.json", "report.json", "report.html", "collect.json"):
+            elif path.is_file():
                 assert user.encode() not in path.read_bytes(), path
+    # The night went on from one that knew the user: the id is taken, and no row holds it.
+    graph = Graph.open(current / "graph")
+    assert Run.open(out / "work", JUNE).facts("fingerprints")["base"] == "20250501T000000Z"
+    assert graph.removed.size
+    rows = FingerprintStore.open(current / "fingerprints", graph=graph)
+    rows.validate(graph)
+    assert not np.isin(rows.ids, graph.removed).any()
+    assert not np.isin(rows.sources, graph.removed).any()
+    told = diff(Folder(out / "releases"), str(before), current.name)
+    assert told["graph"]["user"] == {"before": n_users, "after": n_users - 1, "added": 0, "gone": 1}
+    assert told["graph"]["edges"]["added"] == 0
+    assert told["graph"]["edges"]["gone"] == told["graph"]["edges"]["before"] - graph.n_edges > 0
     again = run(settings, until=JUNE)
     assert set(states(again).values()) <= {"ready", "kept", "skipped"}
     assert user_digest(user) in (next((out / "work/steps/collect").iterdir()) / "collect.json").read_text()

@@ -217,7 +217,7 @@ def test_too_many_nodes_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     nodes = NodeInput(pa.table({"key": range(257), "kind": kinds}))
     with pytest.raises(DataError, match=r"at most 256 node kinds \(got 257\)"):
         build_graph([], tmp_path / "graph", nodes=nodes)
-    monkeypatch.setattr("ppr.build.MAX_NODES", 3)
+    monkeypatch.setattr("ppr.lineage.MAX_NODES", 3)
     assert_refused(
         tmp_path, pa.table({"src": [1, 2], "dst": [3, 4]}), DataError, r"at most 3 nodes \(got 4\)"
     )

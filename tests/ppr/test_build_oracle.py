@@ -19,7 +19,7 @@ from ppr.build import build_graph
 from ppr.graph import Graph
 from ppr.inputs import EdgeInput, NodeInput
 from ppr.keys import KeyTranslator
-from tests.oracles.naive_graph import NaiveGraph, naive_graph
+from tests.oracles.naive_graph import assert_equal, naive_graph
 
 INTEGERS = st.one_of(st.integers(-3, 8), st.sampled_from([-(2**63), 2**63 - 1, 10**12, 2**31]))
 # Surrogates are not characters; a text file's own syntax and blanks at the ends have tests of their own.
@@ -65,22 +65,6 @@ def arrow_table(rows: list[tuple[Any, Any, float]]) -> pa.Table:
 
 def edge_input(table: dict[str, Any], data: Any) -> EdgeInput:
     return EdgeInput(data, src_kind=table["src_kind"], dst_kind=table["dst_kind"], directed=table["directed"])
-
-
-def assert_equal(graph: Graph, naive: NaiveGraph) -> None:
-    """Compare every array of the graph with the oracle, bit for bit."""
-    assert graph.n_nodes == len(naive.nodes)
-    kinds = [graph.kinds[kind] for kind in graph.kind_ids]
-    assert list(zip(kinds, graph.keys(np.arange(graph.n_nodes)).tolist(), strict=True)) == naive.nodes
-    assert graph.weighted == naive.is_weighted
-    for node, row in enumerate(naive.rows):
-        start, end = graph.indptr[node], graph.indptr[node + 1]
-        assert graph.indices[start:end].tolist() == [neighbour for neighbour, _ in row]
-        assert graph.strength[node] == naive.strength(node)
-        if graph.cumulative is not None:
-            assert np.diff(
-                graph.cumulative[start:end].astype(np.int64), prepend=0
-            ).tolist() == naive.quantised(node)
 
 
 scratch_is_shared = settings(

@@ -114,6 +114,45 @@ def test_streams_give_the_same(files, monkeypatch, with_dask):
     np.testing.assert_array_equal(whole.measured["cost_usd"], streamed.measured["cost_usd"])
 
 
+def test_csv_in_pieces_is_the_same_and_knows_its_rows(files, tmp_path, monkeypatch):
+    csv = tmp_path / "events.csv"
+    table = pq.read_table(files.events)
+    pa.csv.write_csv(table, csv)
+    whole = read_events(csv, LLMS)
+    monkeypatch.setattr(columns, "PIECE_BYTES", 4096)
+    pieces = read_events(csv, LLMS, stream_bytes=1)
+    for name in ("users", "queries", "llms", "thumbs", "query_keys", "query_tasks"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(pieces, name))
+    assert whole.user_keys.equals(pieces.user_keys)
+    np.testing.assert_array_equal(whole.measured["cost_usd"], pieces.measured["cost_usd"])
+    lines = csv.read_text().splitlines()
+    lines[-1] = lines[-1].replace(table["llm"][-1].as_py(), "nobody")
+    csv.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=rf"events.csv: row {table.num_rows}: unknown LLM 'nobody'"):
+        read_events(csv, LLMS)
+
+
+def test_a_table_many_times_the_pieces_is_never_held(tmp_path, monkeypatch):
+    """Neither form: 48 MiB of texts in pieces of 1 MiB."""
+    n_rows, text = 48 << 10, "x" * 1000
+    table = pa.table({"user": pa.array(range(n_rows)), "query": pa.array([text] * n_rows)})
+    pa.csv.write_csv(table, tmp_path / "t.csv")
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=1 << 10, use_dictionary=False)
+    del table
+    monkeypatch.setattr(columns, "PIECE_BYTES", 1 << 20)
+    for name in ("t.csv", "t.parquet"):
+        base, held = pa.total_allocated_bytes(), []
+
+        def rows(batch, base=base, held=held):
+            held.append(pa.total_allocated_bytes() - base)
+            return len(batch)
+
+        opened = columns.Columns.open(tmp_path / name, {"user": ("user",), "query": ("query",)}, ())
+        for parallel in (False, True):
+            assert sum(opened.map(rows, parallel=parallel)) == n_rows
+        assert max(held) < 16 << 20
+
+
 def test_files_of_a_folder_may_differ_in_columns_and_in_types_of_text(files, tmp_path):
     table, folder = events_table(), tmp_path / "parts"
     folder.mkdir()

@@ -18,8 +18,9 @@ from ppr.graph import Graph
 from ppr.local import compute_fingerprints
 from ppr.params import FingerprintParams
 from ppr.spark import compute_fingerprints_spark
-from ppr.spark.blocks import RECEIPT_DDL, BlockTask, _run_wave, worker_graph
+from ppr.spark.blocks import RECEIPT_DDL, BlockTask, _run_wave
 from ppr.spark.failures import raise_readable
+from ppr.workers import worker_graph
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -231,7 +232,7 @@ def test_full_disk_of_a_worker_is_told(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ppr.spark.blocks.write_block", full)
+    monkeypatch.setattr("ppr.workers.write_block", full)
     task = BlockTask(str(graph_path), expected.graph_checksum, None, PARAMS, str(tmp_path), SOME)
     batch = pa.RecordBatch.from_pydict({"id": [0]})
     with pytest.raises(RuntimeError, match=r"fairpath-error:\[\"ResourceError\", .*no space left"):

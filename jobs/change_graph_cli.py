@@ -1,0 +1,57 @@
+"""The subcommand ``change-graph``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from jobs import options as opt
+from jobs.command import print_result, settings_for
+
+Added = Annotated[list[Path] | None, Option("--added", help="Edges that are new; repeatable.")]
+Removed = Annotated[list[Path] | None, Option("--removed", help="Edges that are gone; repeatable.")]
+RemovedNodes = Annotated[
+    list[Path] | None, Option("--removed-nodes", help="Nodes (key[, kind]) that are gone; repeatable.")
+]
+
+
+def change_graph(
+    graph: opt.GraphPath,
+    out: opt.OutPath,
+    added: Added = None,
+    removed: Removed = None,
+    removed_nodes: RemovedNodes = None,
+    src: opt.Src = None,
+    dst: opt.Dst = None,
+    weight: opt.Weight = None,
+    delimiter: opt.Delimiter = None,
+    header: opt.Header = None,
+    src_kind: opt.SrcKind = None,
+    dst_kind: opt.DstKind = None,
+    directed: opt.Directed = None,
+    config: opt.Config = None,
+    assign: opt.Assign = None,
+    dry_run: opt.DryRun = False,
+    log_level: opt.LogLevel = None,
+    log_format: opt.LogFormat = None,
+) -> None:
+    """Make a graph store of a graph and changes to it, without the tables it was built from."""
+    given = {
+        "graph.src": src,
+        "graph.dst": dst,
+        "graph.weight": weight,
+        "graph.delimiter": delimiter,
+        "graph.header": header,
+        "graph.src_kind": src_kind,
+        "graph.dst_kind": dst_kind,
+        "graph.directed": directed,
+        "log.level": log_level,
+        "log.format": log_format,
+    }
+    files = {"added": added or [], "removed": removed or [], "removed_nodes": removed_nodes or []}
+    settings = settings_for(given, config, assign, dry_run, graph=graph, out=out, **files)
+    from jobs.change_graph import Changes, run
+
+    print_result(run(graph, out, Changes(**files), settings.graph))
