@@ -40,7 +40,7 @@ class PowerIteration:
         """Yield the ids of the k best nodes after 1, 2, … steps."""
         blocks = [self._iterate(sources[i : i + COLUMNS]) for i in range(0, len(sources), COLUMNS)]
         while True:
-            yield np.concatenate([_top_of_columns(next(block), k) for block in blocks])
+            yield np.concatenate([top_of_columns(next(block), k) for block in blocks])
 
     def _iterate(self, sources: NDArray[np.int32]) -> Iterator[NDArray[np.float32]]:
         columns = np.arange(len(sources))
@@ -142,7 +142,7 @@ def _take(estimate, residual, reached, residual_share, values, ids):
         residual[node] = 0.0
 
 
-def _top_of_columns(matrix: NDArray[np.float32], k: int) -> NDArray[np.int32]:
+def top_of_columns(matrix: NDArray[np.float32], k: int) -> NDArray[np.int32]:
     """Ids of the k largest positive values of each column, int32 [columns, k]."""
     values = np.zeros((matrix.shape[1], k), dtype=np.float32)
     ids = np.full(values.shape, -1, dtype=np.int32)

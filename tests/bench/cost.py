@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 from accuracy import ranked_ids
 from competitors import ForwardPush, PowerIteration
-from datasets import RESTART_PROB, ego_twitter, protocol, rmat, weighted_ego_twitter, wiki_vote
+from contest import FINE_STEPS, GOAL, LUCK, RANK, SEEDS, WIDTH, Judge, best_turns, cpu_s
+from datasets import RESTART_PROB, ego_twitter, rmat, weighted_ego_twitter, wiki_vote
 from harness import Figure, at_least, check, note, pin_to_one_core, run_alone
 from numpy.typing import NDArray
 
@@ -27,13 +28,6 @@ from ppr.graph import Graph
 from ppr.metrics import rag_at_k
 from ppr.params import FingerprintParams
 
-GOAL = 0.99
-RANK = 50
-WIDTH = RANK + 1  # and the source
-SEEDS = (0, 1, 2)  # the mean over these decides on a number of walks, so that no lucky draw does
-LUCK = 0.002  # by which one draw may miss the goal
-FINE_STEPS = 8  # settings per doubling: a ratio of 1.09
-TURNS = 5
 ENOUGH_S = 30.0  # a method that has run so long takes no further turn
 PATIENCE_S = 5.0
 
@@ -53,22 +47,20 @@ class Contest:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.sources, self.truth = protocol(graph)
-        self._others = np.array(self.truth)
-        self._others[np.arange(len(self.sources)), self.sources] = 0.0
-        self._best = np.array([np.partition(row, -RANK)[-RANK:].sum() for row in self._others])
+        self._judge = Judge(graph)
+        self.sources = self._judge.sources
 
     def figures(self, name: str, goal: float) -> Iterator[Figure]:
         """Tune, check and time the methods."""
         ours, power_iteration = self._ours(), self._power_iteration()
-        limit_s = _timed(power_iteration.run) + PATIENCE_S
+        limit_s = cpu_s(power_iteration.run) + PATIENCE_S
         push, better_push = (self._push(limit_s, add_residuals=choice) for choice in (False, True))
         methods = [method for method in (ours, power_iteration, push, better_push) if method]
         for method in methods:
             ids = method.ids(method.run())
-            rag = float(rag_at_k(self.truth, ids, RANK, exclude=self.sources).mean())
+            rag = float(rag_at_k(self._judge.truth, ids, RANK, exclude=self.sources).mean())
             check(rag >= GOAL - LUCK, f"{name}: {method.name}, {method.setting}: RAG@50 {rag:.4f}")
-        best_s = _best_turns(methods)
+        best_s = best_turns([(method, method.run) for method in methods], ENOUGH_S)
         published = min(best_s[method] for method in (power_iteration, push) if method)
         yield at_least(f"{name}: times faster than the better", published / best_s[ours], goal, "times")
         if better_push:
@@ -77,13 +69,6 @@ class Contest:
         for method in methods:
             ms = 1e3 * best_s[method] / len(self.sources)
             yield note(f"{name}: {method.name}, {method.setting}", ms, "ms per source")
-
-    def _rag(self, ids: NDArray[np.int32]) -> float:
-        """RAG@50 without the source, as :func:`rag_at_k` has it, from what is known about the truth."""
-        kept = (ids >= 0) & (ids != self.sources[:, None])
-        kept &= np.cumsum(kept, axis=1) <= RANK
-        found = np.where(kept, np.take_along_axis(self._others, np.maximum(ids, 0), axis=1), 0.0)
-        return float((found.sum(axis=1) / self._best).mean())
 
     def _ours(self) -> Method:
         def rows(n_walks: float, seed: int) -> pa.Table:
@@ -96,7 +81,8 @@ class Contest:
             return ranked_ids(table, WIDTH)
 
         n_walks = _cheapest(
-            lambda n_walks: float(np.mean([self._rag(ids(rows(n_walks, seed))) for seed in SEEDS])), 200.0
+            lambda n_walks: float(np.mean([self._judge.rag(ids(rows(n_walks, seed))) for seed in SEEDS])),
+            200.0,
         )
         check(n_walks is not None, "the walks do not reach the goal")
         assert n_walks is not None
@@ -105,7 +91,7 @@ class Contest:
     def _power_iteration(self) -> Method:
         solver = PowerIteration(self.graph, RESTART_PROB)
         tops = zip(count(1), solver.tops(self.sources, WIDTH))
-        n_steps = next(n_steps for n_steps, ids in tops if self._rag(ids) >= GOAL)
+        n_steps = next(n_steps for n_steps, ids in tops if self._judge.rag(ids) >= GOAL)
         return Method(
             "scipy power iteration", f"{n_steps} steps", lambda: solver.top(self.sources, n_steps, WIDTH)
         )
@@ -118,7 +104,7 @@ class Contest:
         def top(inverse: float) -> NDArray[np.int32]:
             return solver.top(self.sources, 1.0 / inverse, WIDTH)
 
-        inverse = _cheapest(lambda inverse: self._rag(top(inverse)), 100.0, limit_s)
+        inverse = _cheapest(lambda inverse: self._judge.rag(top(inverse)), 100.0, limit_s)
         if inverse is None:
             return None
         name = "numba forward push" + (", residuals added" if add_residuals else "")
@@ -137,22 +123,6 @@ def _cheapest(rag: Callable[[float], float], first: float, limit_s: float = np.i
         setting *= 2
     finer = setting / 2 * 2 ** (np.arange(1, FINE_STEPS) / FINE_STEPS)
     return next((float(value) for value in finer if rag(value) >= GOAL), setting)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    """CPU time of this process, which other processes on the machine disturb less than wall time."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
-def _best_turns(methods: list[Method]) -> dict[Method, float]:
-    turns: dict[Method, list[float]] = {method: [] for method in methods}
-    for _ in range(TURNS):
-        for method in methods:
-            if sum(turns[method]) < ENOUGH_S:
-                turns[method].append(_timed(method.run))
-    return {method: min(seconds) for method, seconds in turns.items()}
 
 
 def measure() -> list[Figure]:

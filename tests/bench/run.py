@@ -31,9 +31,13 @@ from harness import (
 TARGETS = (
     "accuracy",
     "cost",
+    "peers",
     "speed",
     "spark",
+    "dask_engine",
     "memory",
+    "scale",
+    "building",
     "gowalla",
     "fairqueue_simulation",
     "fairqueue_spark",
@@ -49,9 +53,11 @@ TARGETS = (
     "serve_start",
     "serve_soak",
     "pipeline",
+    "refresh",
 )
 # Targets that make one page: run in this order, shown as one, the tables of goals first.
 GROUPS = {
+    "dask": ("dask_engine",),  # a script called dask would stand in for the package
     "fairqueue": ("fairqueue_simulation", "fairqueue_spark"),
     "router": (
         "router_choice",
@@ -66,7 +72,8 @@ GROUPS = {
     "serve": ("serve_speed", "serve_start", "serve_soak"),
 }
 BASELINES = ("router_choice",)  # targets whose bounds are those of baselines
-PICTURES = {"router": "router_pictures"}  # scripts that draw the figures of a group
+PICTURES = {"router": "router_pictures", "peers": "peers_pictures"}  # scripts that draw docs/figures
+PYTHONS = {"peers": ROOT / ".venv-peers" / "bin" / "python"}  # of targets with an environment of their own
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -92,9 +99,10 @@ def _run(target: str, **variables: str) -> list[str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | _ONE_THREAD | {"PYTHONPATH": path} | variables
     script = Path(__file__).with_name(f"{target}.py")
-    ended = subprocess.run([sys.executable, script], env=environment, check=False)
+    ended = subprocess.run([PYTHONS.get(target, sys.executable), script], env=environment, check=False)
     print(f"{target}: {time.monotonic() - started:.0f} s\n", file=sys.stderr, flush=True)
-    return [target] if ended.returncode else []
+    drawn = _run(PICTURES[target]) if target in PICTURES else []
+    return [target, *drawn] if ended.returncode else drawn
 
 
 def _run_group(name: str) -> list[str]:
