@@ -17,6 +17,7 @@ from ppr.build import build_graph
 from ppr.graph import Graph
 from ppr.inputs import EdgeInput, NodeInput, open_edges, open_nodes
 from ppr.readers import Table
+from ppr.request import BuildRequest
 
 
 def run(
@@ -83,6 +84,11 @@ def _build_on_spark(edges: Sequence[EdgeInput], out: Path, chosen: SparkSettings
     from jobs import fairqueue
     from jobs.spark_session import session_for_a_job
 
+    request = BuildRequest.of(
+        edges, options["nodes"], options["self_loops"], options["key_type"], options.get("previous")
+    )
+    if (there := request.open_finished(out)) is not None:
+        return there  # before a session starts
     paths = [Path(source.data) for source in edges]
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
     size = sum(file.stat().st_size for file in files)

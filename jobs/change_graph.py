@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def run(graph_path: Path, out: Path, changes: Changes, settings: GraphSettings) 
     Returns
     -------
     dict
-        The new graph, and how many nodes and edges were added and removed (an undirected edge counts twice).
+        The new graph, and its counts as :func:`ppr.changes.change_graph` gives them.
     """
     started = time.monotonic()
     how: dict[str, Any] = settings.model_dump(
@@ -70,6 +70,7 @@ def run(graph_path: Path, out: Path, changes: Changes, settings: GraphSettings) 
             progress=update,
         )
     manifest = changed.manifest
+    _warn(manifest["counts"], settings)
     return {
         "graph": str(out),
         "checksum": changed.checksum,
@@ -78,3 +79,19 @@ def run(graph_path: Path, out: Path, changes: Changes, settings: GraphSettings) 
         **{name: manifest[name] for name in ("nodes_per_kind", "key_type", "directed", "weighted")},
         "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def _warn(counts: Mapping[str, int], settings: GraphSettings) -> None:
+    """Say in the log what may not be meant."""
+    if rows := counts["rows_rounded"]:
+        structlog.get_logger().warning(
+            "weights that are no integers, or add up to 2^32 or more, are known to 2^-31 of their row's sum "
+            "before the change only (build-graph reads them anew)",
+            rows=rows,
+        )
+    if settings.directed is None and (edges := counts["opposites_left"]):
+        structlog.get_logger().warning(
+            "the opposite of removed edges stays (--undirected removes it too, --directed says that it "
+            "is meant to stay)",
+            edges=edges,
+        )

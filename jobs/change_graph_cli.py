@@ -9,8 +9,9 @@ from typer import Option
 
 from jobs import options as opt
 from jobs.command import print_result, settings_for
+from jobs.errors import ConfigurationError
 
-Added = Annotated[list[Path] | None, Option("--added", help="Edges that are new; repeatable.")]
+Added = Annotated[list[Path] | None, Option("--added", help="Edges that are new, or weigh more; repeatable.")]
 Removed = Annotated[list[Path] | None, Option("--removed", help="Edges that are gone; repeatable.")]
 RemovedNodes = Annotated[
     list[Path] | None, Option("--removed-nodes", help="Nodes (key[, kind]) that are gone; repeatable.")
@@ -51,6 +52,8 @@ def change_graph(
         "log.format": log_format,
     }
     files = {"added": added or [], "removed": removed or [], "removed_nodes": removed_nodes or []}
+    if not any(files.values()):
+        raise ConfigurationError("a change must be given: --added, --removed or --removed-nodes")
     settings = settings_for(given, config, assign, dry_run, graph=graph, out=out, **files)
     from jobs.change_graph import Changes, run
 

@@ -24,7 +24,7 @@ from jobs.command import engine_for, print_result, settings_for
 from jobs.errors import ConfigurationError, exit_code
 from jobs.fairqueue.cli import app as fairqueue
 from jobs.fairqueue.server.cli import spark_server
-from jobs.logs import log_failure, log_interrupt
+from jobs.logs import log_failure, log_interrupt, tidy_termination
 from jobs.pipeline_cli import pipeline
 from jobs.publish_cli import publish
 from jobs.refresh_cli import refresh
@@ -409,7 +409,8 @@ def _program(show_version: opt.Version = False) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the program, by default with the process's arguments; ends it with the exit code of the result."""
     try:
-        app(args, prog_name="fairpath")
+        with tidy_termination():
+            app(args, prog_name="fairpath")
     except Exception as error:
         code = exit_code(error)
         if code == 1:

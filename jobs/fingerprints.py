@@ -18,12 +18,12 @@ from jobs.logs import plain_interrupts
 from jobs.progress import show_progress
 from jobs.settings import Settings
 from ppr.errors import ResourceError
-from ppr.fingerprints import FingerprintStore
+from ppr.fingerprints import FingerprintStore, finished_fingerprints
 from ppr.graph import Graph
 from ppr.local_copy import local_store
 from ppr.machine import memory_limit_bytes
 from ppr.manifest import MANIFEST
-from ppr.partitioned import Choice
+from ppr.partitioned import Choice, plan_sizes
 from ppr.partitioned import Progress as Rounds
 
 Progress = Callable[[int, int], None]
@@ -98,14 +98,26 @@ def compute(
     """
 
     def tell(choice: Choice) -> None:
-        structlog.get_logger().info("graph", partitioned=choice.partitioned, why=choice.reason)
+        log = structlog.get_logger()
+        facts = {}
+        if choice.partitioned:
+            memory, slots = choice.memory_bytes, choice.slots
+            sizes = plan_sizes(graph, chosen.params(), memory_bytes=memory, slots=slots)
+            facts = {"parts": sizes.n_parts, "slots": slots, "worker_memory": memory}
+        log.info("walks", engine=chosen.engine, partitioned=choice.partitioned, why=choice.reason, **facts)
         if on_choice is not None:
             on_choice(choice)
 
     chosen = settings.fingerprints
     if chosen.engine == "dask":
-        if chosen.partitioned == "always":
-            raise ConfigurationError("'fingerprints.partitioned' goes with the local and the Spark engine")
+        for name in ("partitioned", "worker_memory"):
+            if getattr(chosen, name) not in (None, "auto", "never"):
+                raise ConfigurationError(f"'fingerprints.{name}' goes with the local and the Spark engine")
+    if chosen.engine != "local":
+        there = finished_fingerprints(graph, out, chosen.params(), sources)
+        if there is not None:
+            return there  # before a cluster is asked for anything
+    if chosen.engine == "dask":
         return _compute_dask(graph_url, out, settings, sources, progress)
     if chosen.engine == "spark":
         return _compute_spark(graph, graph_url, out, settings, sources, progress, tell)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn, TextIO, cast
@@ -78,7 +79,7 @@ def log_interrupt() -> None:
 
 @contextmanager
 def plain_interrupts() -> Iterator[None]:
-    """Let SIGINT do no more than raise :class:`KeyboardInterrupt`, in a job that uses Spark.
+    """Let SIGINT and SIGTERM do no more than raise :class:`KeyboardInterrupt`, in a job that uses Spark.
 
     pyspark's own handler calls the JVM from within the call that the signal interrupted, which fails with a
     long log; stopping the session cancels its jobs too.
@@ -88,11 +89,28 @@ def plain_interrupts() -> Iterator[None]:
         logging.getLogger().setLevel(logging.CRITICAL + 1)  # py4j logs the interrupt, through the root
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def tidy_termination() -> Iterator[None]:
+    """Let SIGTERM raise :class:`KeyboardInterrupt`, as SIGINT does: a job leaves nothing half-written.
+
+    Services have handlers of their own.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _log_end(message: str, code: int, **fields: str) -> None:

@@ -94,7 +94,11 @@ Partitioned = Annotated[
     Option(help="Cut the graph into parts; auto: where it exceeds the workers' memory."),
 ]
 WorkerMemory = Annotated[
-    int | None, Option(metavar="BYTES", help="Graph and messages that a worker may hold; default: asked.")
+    str | None,
+    Option(
+        metavar="BYTES",
+        help="Graph and messages that a worker may hold, such as 2GB or 512MiB; default: asked.",
+    ),
 ]
 NWalks = Annotated[int | None, Option(help="Walks per source.")]
 RestartProb = Annotated[float | None, Option(help="Probability that a walk stops at each step.")]

@@ -17,6 +17,13 @@ OldGraph = Annotated[str, Option("--from-graph", help="Graph store that it was c
 Tolerance = Annotated[
     float | None, Option(help="How far a row's true fingerprint may move before it is computed anew.")
 ]
+Sources = Annotated[
+    Path | None,
+    Option(
+        help="File of source keys, one a line; default: those of the old store, and where these are all of "
+        "some kinds, the new nodes of these too."
+    ),
+]
 
 
 def refresh(
@@ -25,13 +32,15 @@ def refresh(
     old_graph: OldGraph,
     out: opt.OutPath,
     tolerance: Tolerance = None,
-    sources: opt.Sources = None,
+    sources: Sources = None,
     source_kind: opt.SourceKind = None,
     engine: opt.Engine = None,
     master: opt.Master = None,
     remote: opt.Remote = None,
     scheduler: opt.Scheduler = None,
     threads: opt.Threads = None,
+    partitioned: opt.Partitioned = None,
+    worker_memory: opt.WorkerMemory = None,
     config: opt.Config = None,
     assign: opt.Assign = None,
     dry_run: opt.DryRun = False,
@@ -43,6 +52,8 @@ def refresh(
         "refresh.tolerance": tolerance,
         "fingerprints.engine": engine_for(engine, master, remote, scheduler),
         "fingerprints.threads": threads,
+        "fingerprints.partitioned": partitioned,
+        "fingerprints.worker_memory": worker_memory,
         "spark.master": master,
         "spark.remote": remote,
         "dask.scheduler": scheduler,

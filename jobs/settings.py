@@ -14,6 +14,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     SecretStr,
@@ -109,9 +110,10 @@ class FingerprintSettings(_Section):
     partitioned: Literal["auto", "always", "never"] = Field(
         default="auto", description="cut the graph into parts; auto: where it exceeds the workers' memory"
     )
-    worker_memory: Annotated[PositiveInt | None, _NoneWord] = Field(
+    worker_memory: Annotated[ByteSize | None, _NoneWord] = Field(
         default=None,
-        description="bytes of graph and messages that a worker may hold; none: a share of its machine's",
+        description="bytes (or 2GB, 512MiB) of graph and messages that a worker may hold; none: a share of "
+        "its machine's",
     )
     restart_prob: float = Field(default=0.15, description="probability that a walk stops at each step")
     n_walks: int = Field(default=3000, description="walks per source")
@@ -127,6 +129,15 @@ class FingerprintSettings(_Section):
     @classmethod
     def _keeps_its_rule(cls, value: Any, info: Any) -> Any:
         FingerprintParams(**{info.field_name: value})  # the rules are written there, once
+        return value
+
+    @field_validator("worker_memory")
+    @classmethod
+    def _holds_messages(cls, value: ByteSize | None) -> ByteSize | None:
+        if value is not None:
+            from ppr.partitioned.choice import check_worker_memory  # with kernels: only where it is asked
+
+            check_worker_memory(value)
         return value
 
     def params(self) -> FingerprintParams:

@@ -66,6 +66,7 @@ def spark_session(
     if master is not None and remote is not None:
         raise ParameterError(f"'master' and 'remote' exclude each other (got {master!r} and {remote!r})")
     try:
+        from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError as error:
@@ -80,11 +81,12 @@ def spark_session(
         builder = builder.remote(remote)
     else:
         settings = _classic_settings(master, conf or {})
+        _check_master(settings.get("spark.master", ""))
     for name, value in settings.items():
         builder = builder.config(name, value)
     try:
         return _start(builder, remote)
-    except (PySparkException, RuntimeError) as error:
+    except (PySparkException, Py4JError, RuntimeError) as error:
         where = remote or settings.get("spark.master", "spark-submit")
         raise ResourceError(f"Spark does not start at {where} ({_reason(error)})") from error
 
@@ -109,6 +111,23 @@ def session_for_a_job(
     finally:
         if before is None:
             session.stop()
+
+
+def _check_master(master: str) -> None:
+    """Refuse masters of a standalone cluster none of which listens: Spark would ask them for minutes."""
+    if not master.startswith("spark://"):
+        return
+    reasons = []
+    for address in master.removeprefix("spark://").split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+            return
+        except ValueError:
+            return  # Spark says what is wrong with it
+        except OSError as error:
+            reasons.append(f"{address}: {error}")
+    raise ResourceError(f"no Spark master answers at {master} ({'; '.join(reasons)})")
 
 
 def _check_reachable(remote: str) -> None:
@@ -147,10 +166,12 @@ def _check_tls(connection: socket.socket, endpoint: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What gRPC tells in detail, such as a refused token; else the first line."""
+    """What gRPC tells in detail, such as a refused token, or Java's exception; else the first line."""
     text = str(error)
-    details = re.search(r'^\s*details = "(.+)"$', text, re.MULTILINE)
-    return details[1] if details else text.partition("\n")[0]
+    if "on a stopped SparkContext" in text:
+        return "it stopped at once; its log says why"
+    details = re.search(r'^\s*details = "(.+)"$|^: [\w.$]+: (.+)$', text, re.MULTILINE)
+    return details[1] or details[2] if details else text.partition("\n")[0]
 
 
 def _under_spark_submit() -> bool:

@@ -123,7 +123,8 @@ def _finished(out: Path, parents: dict[str, str], training: dict[str, Any]) -> b
         return False
     there = manifest["parameters"].get("training")
     if there != training:
-        raise OutputExistsError(f"{out}: exists, made {difference('parameters', there, training)}")
+        made = difference("parameters", there, training)
+        raise OutputExistsError(f"{out}: exists, made {made}; choose another output or remove it")
     return True
 
 

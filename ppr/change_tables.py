@@ -12,10 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ppr.errors import DataError
+from ppr.frames import is_graph_frame
 from ppr.graph import Graph
-from ppr.inputs import EdgeBatch, EdgeInput, EdgeTable, KeyType, NodeInput, open_edges, open_nodes, read_keys
+from ppr.inputs import EdgeBatch, EdgeInput, EdgeTable, KeyType, NodeInput, open_nodes, read_keys
 from ppr.nodes import NodeTable
 from ppr.readers import Part, Table
+from ppr.request import open_edge_tables
 
 _DST_MASK = (1 << 32) - 1
 
@@ -50,6 +52,7 @@ class ReadEdges:
 
     batches: Sequence[tuple[EdgeTable, int, EdgeBatch]]  # with the number of the first row
     places: Places
+    vertices: Sequence[tuple[str, str, pa.Array]] = ()  # of GraphFrames: name of the table, kind, keys
 
     @property
     def tables(self) -> list[EdgeTable]:
@@ -61,6 +64,8 @@ class ReadEdges:
         for table, _, batch in self.batches:
             yield table.src_kind, batch.src
             yield table.dst_kind, batch.dst
+        for _, kind, keys in self.vertices:
+            yield kind, keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +83,15 @@ class ChangedEdges:
         for the opposite of the edge that the row gives.
     places
         Where the rows stand.
+    n_loops
+        Number of rows that lead from a node to itself.
     """
 
     keys: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
     origins: npt.NDArray[np.int64]
     places: Places
+    n_loops: int
 
     @property
     def src(self) -> npt.NDArray[np.int64]:
@@ -117,7 +125,7 @@ def change_input(source: EdgeInput, graph: Graph) -> EdgeInput:
 def read_edges(
     inputs: Sequence[EdgeInput], name: str, graph: Graph, staging: Path, *, weights: bool
 ) -> ReadEdges:
-    """Read all rows of some edge tables, the weights only when asked for.
+    """Read all rows of some edge tables, the weights only when asked for; of GraphFrames, the vertices too.
 
     Raises
     ------
@@ -125,44 +133,52 @@ def read_edges(
         As for :func:`ppr.build.build_graph`.
     """
     key_type: KeyType = "int64" if graph.nodes.is_integer else "string"
-    places, batches, row = Places(), [], 0
-    for i, source in enumerate(inputs):
-        table = open_edges(change_input(source, graph), f"{name} {i}", staging / f"{name}-{i}")
-        for part, columns in zip(table.table.parts, table.columns, strict=True):
-            places.begin(part, row)
-            of_part = replace(table, table=Table(part.name, (part,)), columns=(columns,))
-            for batch in of_part.batches(key_type, weights=weights):
-                batches.append((of_part, row, batch))
-                row += len(batch.src)
-    return ReadEdges(batches, places)
+    places, batches, vertices, row = Places(), [], [], 0
+    for i, given in enumerate(inputs):
+        source = change_input(given, graph)
+        if not weights and is_graph_frame(source.data):
+            source = replace(source, weight=None, weighted=False)
+        tables, lists = open_edge_tables(source, f"{name} {i}", staging / f"{name}-{i}")
+        for table in tables:
+            for part, columns in zip(table.table.parts, table.columns, strict=True):
+                places.begin(part, row)
+                of_part = replace(table, table=Table(part.name, (part,)), columns=(columns,))
+                for batch in of_part.batches(key_type, weights=weights):
+                    batches.append((of_part, row, batch))
+                    row += len(batch.src)
+        for listed in lists:
+            vertices += [(listed.table.name, kind, keys) for kind, keys in listed.batches(key_type)]
+    return ReadEdges(batches, places, vertices)
 
 
-def edges_of(read: ReadEdges, nodes: NodeTable) -> ChangedEdges:
-    """Translate edges to dense ids.
+def edges_of(read: ReadEdges, nodes: NodeTable, *, keep_loops: bool) -> ChangedEdges:
+    """Translate edges to dense ids; edges from a node to itself are left out, or are one edge each.
 
     Raises
     ------
     DataError
-        A row names a node that is not there, or an edge from a node to itself.
+        A row names a node that is not there.
     """
     keys, weights, origins = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0, np.int64)]
+    n_loops = 0
     for table, first_row, batch in read.batches:
         src = _ids(batch.src, table.src_kind, nodes, read.places, first_row, 0, table)
         dst = _ids(batch.dst, table.dst_kind, nodes, read.places, first_row, 1, table)
-        loops = np.flatnonzero(src == dst)
-        if len(loops):
-            raise read.places.error(
-                first_row + int(loops[0]),
-                f"an edge must lead to another node (got {batch.src[int(loops[0])].as_py()!r} twice)",
-            )
+        no_loop = src != dst
+        n_loops += int(np.count_nonzero(~no_loop))
         weight = np.ones(len(src)) if batch.weight is None else batch.weight
-        for opposite, (one, other) in enumerate([(src, dst)] if table.directed else [(src, dst), (dst, src)]):
-            keys.append(one << 32 | other)
-            weights.append(weight)
-            origins.append(2 * np.arange(first_row, first_row + len(src)) + opposite)
+        forward = np.full(len(src), keep_loops) | no_loop
+        for opposite, (one, other, chosen) in enumerate([(src, dst, forward), (dst, src, no_loop)]):
+            if opposite and table.directed:
+                continue
+            keys.append((one << 32 | other)[chosen])
+            weights.append(weight[chosen])
+            origins.append(2 * (first_row + np.flatnonzero(chosen)) + opposite)
     all_keys, all_origins = np.concatenate(keys), np.concatenate(origins)
     order = np.lexsort((all_origins, all_keys))
-    return ChangedEdges(all_keys[order], np.concatenate(weights)[order], all_origins[order], read.places)
+    return ChangedEdges(
+        all_keys[order], np.concatenate(weights)[order], all_origins[order], read.places, n_loops
+    )
 
 
 def read_nodes(inputs: Sequence[NodeInput], name: str, graph: Graph, staging: Path) -> npt.NDArray[np.int32]:
@@ -219,8 +235,9 @@ def _listed(
     missing = np.flatnonzero(ids < 0)
     if len(missing):
         at = int(missing[0])
-        kind = "" if chosen is None else f"{chosen[at]} "
-        raise places.error(first_row + at, _unknown(f"{kind}node", keys[at], nodes))
+        raise places.error(
+            first_row + at, _unknown("node" if chosen is None else chosen[at], keys[at], nodes)
+        )
     return ids
 
 
@@ -232,9 +249,10 @@ def _ids(
     if len(missing):
         at = int(missing[0])
         name = table.table.parts[0].columns[table.columns[0][column]]
-        raise places.error(first_row + at, f"'{name}': {_unknown(f'{kind} node', keys[at], nodes)}")
+        raise places.error(first_row + at, f"'{name}': {_unknown(kind, keys[at], nodes)}")
     return ids.astype(np.int64)
 
 
-def _unknown(what: str, key: Any, nodes: NodeTable) -> str:
+def _unknown(kind: str, key: Any, nodes: NodeTable) -> str:
+    what = "node" if kind == "node" else f"{kind} node"
     return f"the graph has no {what} {key.as_py()!r} (its kinds are {', '.join(nodes.kinds)})"

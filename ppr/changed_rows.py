@@ -42,10 +42,11 @@ class EdgeChanges:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Number of edges written, and of rows that are not as they were."""
+    """Number of edges written, of rows that are not as they were, and of those with rounded weights."""
 
     n_edges: int
     n_changed: int
+    n_rounded: int
 
 
 def write_changed_rows(
@@ -88,7 +89,7 @@ def write_changed_rows(
     )
     indptr = np.zeros(n_nodes + 1, dtype=np.int64)
     strength = np.empty(n_nodes)
-    n_changed, all_ones = 0, True
+    n_changed, n_rounded, all_ones = 0, 0, True
     with ExitStack() as files:
         indices_file = files.enter_context(NpyWriter(out / "indices.npy", "<i4"))
         cumulative_file = files.enter_context(NpyWriter(out / "cumulative.npy", "<u4")) if weighted else None
@@ -97,6 +98,7 @@ def write_changed_rows(
             indptr[first + 1 : last + 1] = indptr[first] + piece.indptr[1:]
             strength[first:last] = piece.strength
             n_changed += piece.n_changed
+            n_rounded += piece.n_rounded
             indices_file.append(piece.indices)
             if cumulative_file is not None and piece.cumulative is not None:
                 cumulative_file.append(piece.cumulative)
@@ -106,7 +108,7 @@ def write_changed_rows(
     np.save(out / "strength.npy", strength)
     if weighted and all_ones:
         (out / "cumulative.npy").unlink()
-    return Written(int(indptr[-1]), n_changed)
+    return Written(int(indptr[-1]), n_changed, n_rounded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ class _Piece:
     indices: npt.NDArray[np.int32]
     cumulative: npt.NDArray[np.uint32] | None
     strength: npt.NDArray[np.float64]
-    n_changed: int
+    n_changed: int = 0
+    n_rounded: int = 0
 
 
 class _Rows:
@@ -143,7 +146,6 @@ class _Rows:
             self._graph.indices[start:end],
             self._old_cumulative(first, last),
             self._old_strength(first, last),
-            0,
         )
         changed = self._changed(first, last, old)
         return self._merged(first, last, old, changed) if changed.any() else old
@@ -214,7 +216,8 @@ class _Rows:
         strength[~changed] = old.strength[~changed]
         kept = np.repeat(~changed, np.diff(old.indptr))
         cumulative[np.repeat(~changed, degree)] = old.cumulative[kept]
-        return _Piece(indptr, indices, cumulative, strength, n_changed)
+        n_rounded = int(np.count_nonzero(changed & _scaled(old) & (degree > 0)))
+        return _Piece(indptr, indices, cumulative, strength, n_changed, n_rounded)
 
 
 def _before(keys: npt.NDArray[np.int64], n_nodes: int) -> npt.NDArray[np.int64]:
@@ -226,6 +229,15 @@ def _part(keys: npt.NDArray[np.int64], first: int, last: int) -> npt.NDArray[np.
     """Edges with a source from ``first`` to ``last`` - 1."""
     start, end = np.searchsorted(keys, [first << 32, last << 32])
     return keys[start:end]
+
+
+def _scaled(piece: _Piece) -> npt.NDArray[np.bool_]:
+    """Which rows have weights that were not taken as they are: their quantised ones have another sum."""
+    assert piece.cumulative is not None
+    rows = np.flatnonzero(np.diff(piece.indptr))
+    scaled = np.zeros(len(piece.strength), dtype=np.bool_)
+    scaled[rows] = piece.cumulative[piece.indptr[rows + 1] - 1] != piece.strength[rows]
+    return scaled
 
 
 def _all_ones(piece: _Piece) -> bool:

@@ -2,7 +2,8 @@
 
 The rows of the old store are read once, in order: those without a change are copied as they are, in long
 runs, those with one are merged with it. In memory are the changes, the keys, and a few arrays of one number
-per node; so changes that do not fit in memory are for :func:`ppr.build.build_graph`.
+per node, about 60 bytes and twice the key in all, and one bucket of edges; so changes that do not fit in
+memory are for :func:`ppr.build.build_graph`.
 
 Policies
 --------
@@ -17,12 +18,16 @@ Removed edges
     Go whatever they weigh. Their nodes stay, without edges if these were the last.
 Removed nodes
     Go with all their edges; see :mod:`ppr.lineage`.
+Self-loops
+    As in the graph before: dropped and counted, or kept; a graph in memory keeps them.
 Weights
     Rows without a change keep their bits. In a row with one, weights are recovered from the quantised ones:
-    exactly where they are integers (1 included), else to 2^-31 of the row's sum.
+    exactly where all of the old row are integers (1 included) with a sum below 2^32, else each to 2^-31 of
+    the old row's sum. So a light edge may be far off once a very heavy one beside it goes; such rows are
+    counted.
 
 So the changed graph is the one that :func:`ppr.build.build_graph` makes of all resulting edges and nodes
-after the same graph: bit for bit where the weights are integers.
+after the same graph: bit for bit where no row is rounded.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ import numpy.typing as npt
 from ppr.build import BUCKET_EDGES
 from ppr.change_tables import ChangedEdges, ReadEdges, edges_of, read_edges, read_nodes
 from ppr.changed_rows import EdgeChanges, write_changed_rows
-from ppr.errors import ParameterError
+from ppr.errors import DataError, ParameterError
 from ppr.graph import FORMAT, VERSION, Graph, seal
 from ppr.inputs import EdgeInput, NodeInput, describe_input
 from ppr.kernels.changes import find_edges
@@ -71,8 +76,9 @@ def change_graph(
         Folder of the new store. If a store made of the same graph by the same changes is there, it is opened
         and nothing is done; for changes in memory, it is made anew to compare it.
     added, removed
-        Edges: one :class:`ppr.inputs.EdgeInput` or several, or bare data for one with default options. The
-        weights of removed ones are not looked at.
+        Edges: one :class:`ppr.inputs.EdgeInput` or several, or bare data for one with default options; also
+        GraphFrames, whose vertices are nodes of the new graph if added, and not looked at if removed. Nor are
+        the weights of removed edges.
     removed_nodes
         Nodes: one :class:`ppr.inputs.NodeInput` or several, or bare data for one. A node whose kind neither
         the table nor the input names is looked for in all kinds.
@@ -85,8 +91,10 @@ def change_graph(
     -------
     Graph
         The new graph. Its manifest's ``counts`` say what has changed: ``nodes_added``, ``nodes_removed``,
-        ``edges_added``, ``edges_removed`` (with those of removed nodes; an undirected edge counts twice), and
-        ``rows_changed``.
+        ``edges_added``, ``edges_removed`` (with those of removed nodes; an undirected edge counts twice),
+        ``rows_changed``, ``rows_rounded`` (those with weights known to 2^-31 of their sum before only),
+        ``opposites_left`` (edges that stay while the removed tables name just their opposite), and
+        ``self_loop_rows`` (rows of added and removed edges from a node to itself).
 
     Raises
     ------
@@ -96,8 +104,8 @@ def change_graph(
         A file, folder or column is missing.
     DataError
         A row breaks a rule of its table; or one of these, before anything is written: a removed edge is not
-        there, or removed twice; an edge is both added and removed; an edge leads from a node to itself; a
-        removed edge or node names a node that is not there; a removed node is listed twice, or gets an edge.
+        there, or removed twice; an edge is both added and removed; a removed edge or node names a node that
+        is not there; a removed node is listed twice, or gets an edge.
     OutputExistsError
         ``out`` is there and was made otherwise.
     ResourceError
@@ -111,8 +119,11 @@ def change_graph(
     described = changes.described()
     if not any(described.values()):
         raise ParameterError("a change must be given: 'added', 'removed' or 'removed_nodes'")
-    identity = {"format": FORMAT, "version": VERSION, "parameters": described, "parents": parents_of(graph)}
-    changer = _Changer(graph, changes, bucket_edges, progress or (lambda *_: None))
+    # A graph that was not built keeps the self-loops that it was given.
+    self_loops = graph.manifest.get("parameters", {}).get("self_loops", "keep")
+    parameters = {**described, "self_loops": self_loops}
+    identity = {"format": FORMAT, "version": VERSION, "parameters": parameters, "parents": parents_of(graph)}
+    changer = _Changer(graph, changes, parameters, bucket_edges, progress or (lambda *_: None))
     return open_or_fill(Path(out), identity, list(chain(*described.values())), changer.fill)
 
 
@@ -123,7 +134,7 @@ class _Changes:
     removed_nodes: Sequence[NodeInput]
 
     def described(self) -> dict[str, list[dict[str, Any]]]:
-        """Parameters of the store."""
+        """Descriptions of the inputs."""
         return {
             "added": [describe_input(source) for source in self.added],
             "removed": [describe_input(source) for source in self.removed],
@@ -135,6 +146,7 @@ class _Changes:
 class _Changer:
     graph: Graph
     changes: _Changes
+    parameters: dict[str, Any]
     bucket_edges: int
     progress: Progress
 
@@ -146,11 +158,12 @@ class _Changer:
         gone = read_nodes(self.changes.removed_nodes, "removed nodes", graph, staging)
         removing = read_edges(self.changes.removed, "removed", graph, staging, weights=False)
         adding = read_edges(self.changes.added, "added", graph, staging, weights=True)
-        removed = edges_of(removing, graph.nodes)
+        keep_loops = self.parameters["self_loops"] == "keep"
+        removed = edges_of(removing, graph.nodes, keep_loops=keep_loops)
         _check_removed(removed, graph)
         _refuse_gone(adding, graph.nodes, gone)
         nodes = _number(adding, graph.nodes, gone)
-        added = edges_of(adding, nodes)
+        added = edges_of(adding, nodes, keep_loops=keep_loops)
         _refuse_both(added, removed, graph.nodes)
         n_merged = merge_duplicates(added.keys, added.weights)
         keys, weights = added.keys[:n_merged], added.weights[:n_merged]
@@ -177,13 +190,16 @@ class _Changer:
             working,
             nodes,
             directed=graph.directed or any(table.directed for table in adding.tables + removing.tables),
-            parameters=self.changes.described(),
+            parameters=self.parameters,
             counts={
                 "nodes_added": len(nodes.keys) - graph.n_nodes,
                 "nodes_removed": len(gone),
                 "edges_added": n_new,
                 "edges_removed": graph.n_edges + n_new - written.n_edges,
                 "rows_changed": written.n_changed,
+                "rows_rounded": written.n_rounded,
+                "opposites_left": _opposites_left(removed, graph, gone),
+                "self_loop_rows": removed.n_loops + added.n_loops,
             },
             parents=parents_of(graph),
         )
@@ -216,9 +232,15 @@ def _refuse_both(added: ChangedEdges, removed: ChangedEdges, nodes: NodeTable) -
 
 
 def _refuse_gone(adding: ReadEdges, nodes: NodeTable, gone: npt.NDArray[np.int32]) -> None:
-    """Refuse added edges of a node that is removed."""
+    """Refuse added edges and vertices that name a node which is removed."""
     if not len(gone):
         return
+    for table_name, kind, keys in adding.vertices:
+        ids = nodes.find(keys, kind)
+        wrong = np.flatnonzero(np.isin(ids, gone))
+        if len(wrong):
+            name = nodes.name_of(int(ids[wrong[0]]))
+            raise DataError(f"{table_name}: a removed node must not be among them (got {name})")
     for table, first_row, batch in adding.batches:
         for keys, kind in ((batch.src, table.src_kind), (batch.dst, table.dst_kind)):
             ids = nodes.find(keys, kind)
@@ -226,6 +248,16 @@ def _refuse_gone(adding: ReadEdges, nodes: NodeTable, gone: npt.NDArray[np.int32
             if len(wrong):
                 rule = f"a removed node must get no edge (got {nodes.name_of(int(ids[wrong[0]]))})"
                 raise adding.places.error(first_row + int(wrong[0]), rule)
+
+
+def _opposites_left(removed: ChangedEdges, graph: Graph, gone: npt.NDArray[np.int32]) -> int:
+    """Number of edges that stay though their opposite is removed."""
+    src, dst = removed.src, removed.dst
+    opposites = dst << 32 | src
+    there = np.empty(len(opposites), dtype=np.bool_)
+    find_edges(graph.indptr, graph.indices, opposites, there)
+    going = np.isin(opposites, removed.keys) | np.isin(src, gone) | np.isin(dst, gone)
+    return int(np.count_nonzero(there & ~going))
 
 
 def _number(adding: ReadEdges, nodes: NodeTable, gone: npt.NDArray[np.int32]) -> NodeTable:

@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed import Client, Future, KilledWorker, LocalCluster
+from dask import config as dask_config
+from distributed import Client, Future, KilledWorker, LocalCluster, Security
+from distributed.comm.addressing import parse_address
+from distributed.comm.core import CommClosedError
+from distributed.comm.registry import get_backend
 from distributed.versions import VersionMismatchWarning
 from numpy.typing import NDArray
 
@@ -29,7 +33,7 @@ from ppr.fingerprints import FingerprintRun, FingerprintStore
 from ppr.graph import Graph
 from ppr.local_copy import is_url, local_store
 from ppr.params import FingerprintParams
-from ppr.workers import WaveTask, check_receipts, wave_size
+from ppr.workers import WaveTask, check_receipts, code_digest, wave_size
 
 DEFAULT_TIMEOUT_S = 30.0
 """How long a scheduler may take to answer, and a cluster to have a worker that works."""
@@ -37,8 +41,9 @@ DEFAULT_TIMEOUT_S = 30.0
 Receipt = int | tuple[str, str]
 """What comes back for a block: its number of rows, or name and text of an error of this package."""
 
+_LOGGERS = ("distributed", "tornado", "asyncio")
 _LOOK_EVERY_S = 2.0  # at the workers, while a block is awaited
-_ALIKE = {"python": 2, "dask": None, "distributed": None, "fairpath": None}  # parts of the versions compared
+_ALIKE = {"python": 2, "dask": None, "distributed": None}  # parts of the versions compared
 
 
 def compute_fingerprints_dask(
@@ -105,7 +110,7 @@ def compute_fingerprints_dask(
     with dask_client(client, timeout_s) if isinstance(client, str) else nullcontext(client) as client:
         slots = _threads(client, timeout_s)
         _check_versions(client)
-        _check_imports(client)
+        _check_code(client)
         if wave_blocks is None:
             wave_blocks = wave_size(len(blocks), slots)
         run = FingerprintRun.begin(graph, out, params, lambda: blocks, wave_blocks)
@@ -144,18 +149,42 @@ def dask_client(address: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Iterator[
     ResourceError
         No scheduler answers there.
     """
+    _check_address(address)
+    with _quiet():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", VersionMismatchWarning)  # what matters is checked below
+                client = Client(address, timeout=timeout_s, set_as_default=False)
+        except (OSError, ImportError) as error:
+            raise ResourceError(f"{address}: no Dask scheduler answers there ({error})") from error
+        with client:
+            yield client
+
+
+def _check_address(address: str) -> None:
+    """Check an address before a client is made: one that fails half-way blocks the program's end."""
+    scheme, place = parse_address(address)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", VersionMismatchWarning)  # what matters is checked below
-            client = Client(address, timeout=timeout_s, set_as_default=False)
+        host, port = get_backend(scheme).get_address_host_port(place)
+        why = "" if host and 0 < port < 1 << 16 else "a host and a port from 1 to 65535 belong to it"
     except ValueError as error:
+        why = str(error)
+    except (ImportError, NotImplementedError):
+        why = f"{scheme}:// cannot be used here"
+    if why:
         raise ParameterError(
-            f"'scheduler' must be an address such as tcp://host:8786 (got {address!r}: {error})"
-        ) from None
-    except OSError as error:
-        raise ResourceError(f"{address}: no Dask scheduler answers there ({error})") from error
-    with client:
-        yield client
+            f"'scheduler' must be an address such as tcp://host:8786 (got {address!r}: {why})"
+        )
+    if scheme in ("tls", "wss") and not dask_config.get("distributed.client.security-loader", None):
+        try:
+            certificates = Security().get_connection_args("client")["ssl_context"]
+        except OSError as error:
+            raise ResourceError(f"'distributed.comm.tls' of Dask's configuration: {error}") from error
+        if certificates is None:
+            raise ParameterError(
+                f"'scheduler' must not be {scheme}:// where Dask's configuration names no certificates, "
+                f"'distributed.comm.tls' (got {address!r})"
+            )
 
 
 @contextmanager
@@ -182,6 +211,7 @@ def local_client(threads: int | None = None) -> Iterator[Client]:
             threads_per_worker=threads or len(os.sched_getaffinity(0)),
             memory_limit=0,  # the mapped graph counts as this process's memory
             dashboard_address="127.0.0.1:0",  # any free port, for this machine only
+            worker_dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
@@ -191,14 +221,16 @@ def local_client(threads: int | None = None) -> Iterator[Client]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let a cluster of this process log nothing: what fails in it is raised here."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Let Dask log nothing in this process: what fails is raised here, what it logs are tracebacks."""
+    names = [*_LOGGERS, *(name for name in logging.root.manager.loggerDict if name.split(".")[0] in _LOGGERS)]
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in before:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 class _Waves:
@@ -278,11 +310,19 @@ def _readable_errors() -> Iterator[None]:
     except PprError:
         raise
     except KilledWorker as error:
-        raise ResourceError(f"Dask gave up a block whose workers died ({error}){_MEMORY_HINT}") from error
-    except CancelledError as error:
-        raise ResourceError(f"the Dask scheduler was lost, or cancelled the blocks ({error})") from error
+        raise ResourceError(
+            f"Dask gave up a block whose workers died ({_line(error)}){_MEMORY_HINT}"
+        ) from error
+    except (CancelledError, CommClosedError) as error:
+        raise ResourceError(
+            f"the Dask scheduler was lost, or cancelled the blocks ({_line(error)})"
+        ) from error
     except OSError as error:
-        raise ResourceError(f"Dask failed ({error})") from error
+        raise ResourceError(f"Dask failed ({_line(error)})") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _states(client: Client) -> list[str]:
@@ -300,25 +340,37 @@ def _threads(client: Client, timeout_s: float) -> int:
     return sum(client.nthreads().values())
 
 
-def _check_imports(client: Client) -> None:
-    def load() -> None:  # within a function: pickled by value, so that it arrives where this package is not
-        import ppr.workers  # noqa: F401
+def _check_code(client: Client) -> None:
+    """Check that the scheduler and all workers can import this package, and have the same code of it."""
 
-    for worker, error in client.run(load, on_error="return").items():
-        if isinstance(error, ImportError):
+    def load() -> str:  # within a function: pickled by value, so that it arrives where this package is not
+        import ppr.workers
+
+        return str(getattr(ppr.workers, "code_digest", str)())  # code of before has no digest
+
+    found: dict[str, Any] = {}
+    try:
+        found["scheduler"] = client.run_on_scheduler(load)  # it reads the tasks that it hands on
+    except ImportError as error:
+        found["scheduler"] = error
+    for place, theirs in (found | client.run(load, on_error="return")).items():
+        if isinstance(theirs, ImportError):
             raise ResourceError(
-                f"the Dask worker {worker} cannot import what it needs ({error}): "
-                "install fairpath for its Python"
+                f"Dask's {place} cannot import what it needs ({theirs}): install fairpath for its Python"
+            )
+        if isinstance(theirs, str) and theirs != code_digest():
+            raise ResourceError(
+                f"the code of fairpath at Dask's {place} must be the same as here; install the same version"
             )
 
 
 def _check_versions(client: Client) -> None:
-    found = client.get_versions(packages=["fairpath"])
+    found = client.get_versions()
     ours = found["client"]["packages"]
     for place, theirs in [("scheduler", found["scheduler"]), *found["workers"].items()]:
         for package, parts in _ALIKE.items():
             here, there = (packages.get(package) for packages in (ours, theirs["packages"]))
-            if there is not None and here.split(".")[:parts] != there.split(".")[:parts]:
+            if here.split(".")[:parts] != there.split(".")[:parts]:
                 raise ResourceError(
                     f"the version of {package} at Dask's {place} must be {here}, as here (got {there})"
                 )

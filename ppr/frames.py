@@ -2,8 +2,9 @@
 
 Whatever has the attributes ``vertices`` and ``edges``, both Spark DataFrames, is taken for one; neither
 pyspark nor graphframes is imported. Vertices have a column ``id`` and perhaps ``kind``, edges have ``src``
-and ``dst`` and perhaps a weight. Ids are distinct over all kinds. Executors write what is needed, once, and
-the kinds of an edge's ends come from the vertices by a join of Spark's: no row passes through the driver.
+and ``dst`` and perhaps ``weight``; case and punctuation of these names do not matter. Ids are distinct over
+all kinds. Executors write what is needed, once, and the kinds of an edge's ends come from the vertices by a
+join of Spark's: no row passes through the driver.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import pyarrow.parquet as pq
 
 from ppr.errors import DataError, MissingDataError, ParameterError
 from ppr.inputs import EdgeInput, EdgeTable, NodeList
-from ppr.readers import Table, is_data_frame, write_data_frame
+from ppr.readers import Table, is_data_frame, simplified, write_data_frame
 from ppr.readers.part import ParquetPart
+from ppr.urls import file_url
 
+_NEEDED = ("id", "src", "dst")
 _NODE = "node"  # kind of all vertices of a table without a column of kinds
 _INTEGERS = frozenset({"tinyint", "smallint", "int", "bigint"})
 _STRING = re.compile(r"string( collate .+)?|(var)?char\(\d+\)")
@@ -63,48 +66,66 @@ def open_graph_frame(source: EdgeInput, name: str, staging: Path) -> tuple[list[
                 f"vertices may have 'kind' (got {given!r})"
             )
     vertices, edges = source.data.vertices, source.data.edges
-    weight = _weight_column(source, edges.columns)
-    _check_types(name, vertices, edges, weight)
-    kind = "cast(kind as string)" if "kind" in vertices.columns else f"'{_NODE}'"
-    files = write_data_frame(vertices.selectExpr("id", f"{kind} as kind"), staging / "vertices")
-    written = vertices.sparkSession.read.parquet(f"file://{(staging / 'vertices').resolve()}")
+    columns = _columns(name, source, vertices.columns, edges.columns)
+    _check_types(name, vertices, edges, columns)
+    kind = f"cast({_quoted(columns['kind'])} as string)" if "kind" in columns else f"'{_NODE}'"
+    rows = vertices.selectExpr(f"{_quoted(columns['id'])} as id", f"{kind} as kind")
+    files = write_data_frame(rows, staging / "vertices")
+    written = vertices.sparkSession.read.parquet(file_url((staging / "vertices").resolve()))
     _check_vertices(name, written)
     parts = tuple(ParquetPart(file, f"{name}: vertices") for file in files)
     nodes = NodeList(Table(f"{name}: vertices", parts), ((0, 1),) * len(parts), _NODE)
-    _write_edges(edges, weight, written, staging / "edges")
-    return _edge_tables(source, name, staging / "edges", weight), nodes
+    _write_edges(edges, columns, written, staging / "edges")
+    return _edge_tables(source, name, staging / "edges", columns.get("weight")), nodes
 
 
-def _weight_column(source: EdgeInput, columns: list[str]) -> str | None:
-    """Name of the column of weights, or None where each edge counts 1."""
+def _columns(name: str, source: EdgeInput, of_vertices: list[str], of_edges: list[str]) -> dict[str, str]:
+    """Names of the columns that are read, by ``id``, ``src``, ``dst`` and perhaps ``kind`` and ``weight``."""
+    wanted = {"id": of_vertices, "src": of_edges, "dst": of_edges, "kind": of_vertices, "weight": of_edges}
+    found = {
+        usual: next((column for column in columns if simplified(column) == usual), None)
+        for usual, columns in wanted.items()
+    }
     if not source.weighted:
-        return None
-    if source.weight is None:
-        return "weight" if "weight" in columns else None
-    if isinstance(source.weight, str):
-        return source.weight
-    raise ParameterError(f"'weight' must name a column of a GraphFrame (got {source.weight!r})")
+        found["weight"] = None
+    elif isinstance(source.weight, str):
+        found["weight"] = source.weight
+    elif source.weight is not None:
+        raise ParameterError(f"'weight' must name a column of a GraphFrame (got {source.weight!r})")
+    for usual, columns in wanted.items():
+        column = usual if found[usual] is None and usual in _NEEDED else found[usual]
+        if column is not None and column not in columns:
+            what = "vertices" if columns is of_vertices else "edges"
+            raise MissingDataError(
+                f"{name}: {what}: column '{column}' is missing; there are: {', '.join(columns)}"
+            )
+    return {usual: column for usual, column in found.items() if column is not None}
 
 
-def _check_types(name: str, vertices: Any, edges: Any, weight: str | None) -> None:
-    """Refuse columns that are missing, twice, or of a type that is no key, kind or weight."""
-    wanted = {"vertices": ["id"], "edges": ["src", "dst", *([weight] if weight else [])]}
+def _quoted(column: str) -> str:
+    return f"`{column.replace('`', '``')}`"
+
+
+def _check_types(name: str, vertices: Any, edges: Any, columns: dict[str, str]) -> None:
+    """Refuse columns that are twice, or of a type that is no key, kind or weight."""
     keys: dict[str, str] = {}
-    for what, frame in (("vertices", vertices), ("edges", edges)):
-        types = dict(frame.dtypes)
-        for column in wanted[what]:
-            if column not in types:
-                raise MissingDataError(
-                    f"{name}: {what}: column '{column}' is missing; there are: {', '.join(frame.columns)}"
-                )
-        twice = [column for column, count in Counter(frame.columns).items() if count > 1]
-        if twice:
-            raise DataError(f"{name}: {what}: column names must be distinct (got {twice[0]!r} twice)")
-        keys |= {f"{what}: column '{column}'": types[column] for column in wanted[what] if column != weight}
-        if what == "vertices" and not _STRING.fullmatch(types.get("kind", "string")):
-            raise DataError(f"{name}: vertices: column 'kind' must hold strings (got {types['kind']})")
-        if what == "edges" and weight and not _NUMBER.fullmatch(types[weight]):
-            raise DataError(f"{name}: edges: column '{weight}' must hold numbers (got {types[weight]})")
+    for what, frame, usual in (
+        ("vertices", vertices, ("id", "kind")),
+        ("edges", edges, ("src", "dst", "weight")),
+    ):
+        types, counts = dict(frame.dtypes), Counter(map(str.lower, frame.columns))
+        for each, column in ((each, columns[each]) for each in usual if each in columns):
+            if counts[column.lower()] > 1:  # to Spark, whatever its case
+                raise DataError(f"{name}: {what}: column names must be distinct (got {column!r} twice)")
+            where, found = f"{what}: column '{column}'", types[column]
+            if each == "kind":
+                if not _STRING.fullmatch(found):
+                    raise DataError(f"{name}: {where} must hold strings (got {found})")
+            elif each == "weight":
+                if not _NUMBER.fullmatch(found):
+                    raise DataError(f"{name}: {where} must hold numbers (got {found})")
+            else:
+                keys[where] = found
     forms = {}
     for where, found in keys.items():
         if found not in _INTEGERS and not _STRING.fullmatch(found):
@@ -134,15 +155,16 @@ def _check_vertices(name: str, vertices: Any) -> None:
         )
 
 
-def _write_edges(edges: Any, weight: str | None, vertices: Any, folder: Path) -> None:
+def _write_edges(edges: Any, columns: dict[str, str], vertices: Any, folder: Path) -> None:
     """Write the edges with the kinds of their ends, in a folder for each pair of kinds.
 
     The folders are called by digests, as kinds may hold any character.
     """
-    columns = ["src", "dst"] if weight is None else ["src", "dst", f"`{weight.replace('`', '``')}` as weight"]
+    named = [f"{_quoted(columns[name])} as {name}" for name in ("src", "dst", "weight") if name in columns]
     kinds = [vertices.selectExpr(f"id as {end}", f"kind as {end}_kind") for end in ("src", "dst")]
-    joined = edges.selectExpr(*columns).join(kinds[0], "src", "left").join(kinds[1], "dst", "left")
-    good = "true" if weight is None else "weight > 0 and weight < double('Infinity')"  # no NaN, no null
+    joined = edges.selectExpr(*named).join(kinds[0], "src", "left").join(kinds[1], "dst", "left")
+    # No NaN, no null.
+    good = "weight > 0 and weight < double('Infinity')" if "weight" in columns else "true"
     joined = joined.selectExpr("*", f"if({good}, md5(concat(md5(src_kind), md5(dst_kind))), null) as pair")
     write_data_frame(joined, folder, by="pair")
 
@@ -159,8 +181,6 @@ def _edge_tables(source: EdgeInput, name: str, folder: Path, weight: str | None)
         columns = tuple(tuple(part.columns.index(column) for column in names) for part in parts)
         directed = src_kind == dst_kind if source.directed is None else source.directed
         tables.append(EdgeTable(Table(f"{name}: edges", parts), columns, src_kind, dst_kind, directed))
-    if not tables:
-        raise DataError(f"{name}: edges: empty (no rows)")
     return tables
 
 

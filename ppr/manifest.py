@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ MANIFEST = "manifest.json"
 _INPUT_FIELDS = ("files", "inputs", "nodes", "added", "removed", "removed_nodes")
 _CHUNK_BYTES = 1 << 22
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.ENOTDIR)
 
 
 def file_sha256(path: Path) -> str:
@@ -128,7 +130,8 @@ def finished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     for key, value in identity.items():
         there = manifest.get(key)
         if there != value:
-            raise OutputExistsError(f"{path}: exists, made {difference(key, there, value)}")
+            made = difference(key, there, value)
+            raise OutputExistsError(f"{path}: exists, made {made}; choose another output or remove it")
     return manifest
 
 
@@ -137,6 +140,8 @@ def difference(key: str, there: Any, wanted: Any) -> str:
     name, there, wanted = _differing_field(key, there, wanted)
     if key == "parents" or name in _INPUT_FIELDS:
         return "from other input"
+    if name == "tolerance" and None in (there, wanted):
+        return "by a refresh, not in full" if wanted is None else "in full, not by a refresh"
     where = "" if name == key else f"'{name}' "
     return f"with other {key} ({where}there is {there!r}, asked for {wanted!r})"
 
@@ -183,6 +188,14 @@ def new_store(path: Path) -> Iterator[Path]:
 def _working_suffix() -> str:
     """What stands behind the name in that of this machine's working folders; process and token follow."""
     return f".new-{platform.node()}-"
+
+
+def output_of(path: Path) -> Path:
+    """The output that a working folder is for, given this folder or something in it; else ``path`` itself."""
+    for folder in [*reversed(path.parents), path]:
+        if found := re.fullmatch(r"\.(.+)\.(new|compare)-.+", folder.name):
+            return folder.with_name(found[1])
+    return path
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
@@ -236,7 +249,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def full_disk_is_an_error(path: Path) -> Iterator[None]:
-    """Turn "no space left" and "permission denied" into a :class:`ResourceError` that names the output."""
+    """Turn "no space left", "permission denied" and the like into a :class:`ResourceError` with the path."""
     try:
         yield
     except OSError as error:
@@ -244,6 +257,6 @@ def full_disk_is_an_error(path: Path) -> Iterator[None]:
             raise
         if error.errno in _FULL_DISK:
             raise ResourceError(f"{path}: no space left on the disk; nothing was written") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError(f"{path}: cannot be written ({error.strerror})") from error
+        if error.errno in _REFUSED:
+            raise ResourceError(f"{path}: cannot be written ({os.strerror(error.errno)})") from error
         raise

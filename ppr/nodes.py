@@ -127,7 +127,7 @@ class NodeTable:
         wanted = self._as_keys(keys)
         if kind is not None:
             ids = self._find(wanted, kind_position(self.kinds, kind))
-            self._refuse_unknown(wanted, ids, f"{kind} node")
+            self._refuse_unknown(wanted, ids, "node" if kind == "node" else f"{kind} node")
             return ids
         ids = np.full(len(wanted), -1, dtype=np.int32)
         for kind_id in range(len(self.kinds)):

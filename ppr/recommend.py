@@ -85,7 +85,7 @@ def recommend(
         method = "verd" if store.composable else "rows"
     if method == "rows":
         _check_rows(store, kinds, exclude_seen)
-        store.rows(queries)
+        store.rows(queries, graph)
     elif method == "verd":
         check_composable(store)
 

@@ -107,16 +107,25 @@ class BuildRequest:
         edges: list[EdgeTable] = []
         lists: list[NodeList] = []
         for i, source in enumerate(self.edge_inputs):
-            name, folder = f"input {i}", staging / f"input-{i}"
-            if is_graph_frame(source.data):
-                tables, vertices = open_graph_frame(source, name, folder)
-                edges += tables
-                lists.append(vertices)
-            else:
-                edges.append(open_edges(source, name, folder))
+            tables, vertices = open_edge_tables(source, f"input {i}", staging / f"input-{i}")
+            edges += tables
+            lists += vertices
         for i, listed in enumerate(self.node_inputs):
             lists.append(open_nodes(listed, f"nodes {i}", staging / f"nodes-{i}"))
         return edges, lists
+
+    def open_finished(self, out: Path) -> Graph | None:
+        """The store at ``out`` if it was made from the same files; None where that takes a build to tell.
+
+        Raises
+        ------
+        OutputExistsError
+            ``out`` is there and was made from other input or with other options.
+        """
+        described = self.parameters["inputs"] + self.parameters["nodes"]
+        if finished(out, self.identity) is None or any(source["files"] is None for source in described):
+            return None
+        return Graph.open(out, verify=False)
 
     def open_or_build(self, out: str | Path, fill: Fill) -> Graph:
         """Open the store at ``out`` if it was made from the same; build it if nothing is there.
@@ -128,6 +137,14 @@ class BuildRequest:
         """
         described = self.parameters["inputs"] + self.parameters["nodes"]
         return open_or_fill(Path(out), self.identity, described, fill)
+
+
+def open_edge_tables(source: EdgeInput, name: str, staging: Path) -> tuple[list[EdgeTable], list[NodeList]]:
+    """Tables of an input's edges; of a GraphFrame, one per pair of kinds, and the list of its vertices."""
+    if is_graph_frame(source.data):
+        tables, vertices = open_graph_frame(source, name, staging)
+        return tables, [vertices]
+    return [open_edges(source, name, staging)], []
 
 
 def open_or_fill(

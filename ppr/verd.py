@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ppr.answers import Answer, Edges, check_nodes, new_node_shares, rank_answers, rankable
-from ppr.errors import ParameterError, UnknownNodeError
+from ppr.errors import ParameterError
 from ppr.exact import exact_answers, exact_answers_edges
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
@@ -132,9 +132,8 @@ class Verd:
         scores = np.empty(n_answer)
         drain(self._answer, ids, scores)
         if missing >= 0:
-            raise UnknownNodeError(
-                f"{store.path}: node {missing} has no fingerprint in this store; "
-                "queries need the rows of all nodes within 'steps'"
+            raise store.no_row(
+                int(missing), self._graph, "; queries need the rows of all nodes within 'steps'"
             )
         return ids, scores / (total + own_mass)
 

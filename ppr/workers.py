@@ -7,6 +7,7 @@ same bits as the local engine's, so retries and speculative copies of a task are
 
 from __future__ import annotations
 
+import hashlib
 import math
 import socket
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from ppr.machine import locked, shared_folder
 from ppr.manifest import full_disk_is_an_error
 from ppr.params import FingerprintParams
 
+_CODE_OF_ROWS = ("kernels/*.py", "fingerprints/*.py", "blocks.py", "graph.py", "params.py", "workers.py")
 _BLOCKS_PER_SLOT = 16  # per wave: some seconds of work, so that starting a job and its last tasks cost little
 _WAVES = 8  # at least, where each still gives every slot a block: small jobs show progress too
 
@@ -120,6 +122,17 @@ def check_receipts(
             f"{folder}: what the workers wrote is not here; the output must lie on storage that they "
             "share with the driver"
         )
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """SHA-256, in hex, of the source files that rows depend on: a version's number says nothing of them."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in _CODE_OF_ROWS for path in root.glob(pattern)):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=2)

@@ -62,7 +62,7 @@ class Surroundings:
         items = {"items": self.by_key(*self.items(node))}
         if self.fingerprints is None:
             return items
-        ids, scores, _ = self.fingerprints.row(node)
+        ids, scores, _ = self.fingerprints.row(node, self.graph)
         return items | self._near((ids, scores.astype(np.float64)), node)
 
     def of_new(self, items: Mapping[Any, float]) -> dict[str, Weights]:

@@ -10,8 +10,11 @@ settings; of a run without an end, what that run had before its data changed. A 
 
 - where there is no such run, and where the settings changed since;
 - where too many of its nodes were removed, whose ids are never given again: then ids begin anew;
-- where the base's stores are gone or damaged and this run's are not there yet;
-- and with ``[refresh] tolerance = 0``, as if there were no bases at all.
+- where the base's stores are gone or damaged and this run's are not there yet (where only the fingerprints
+  are, after the graph was made, only the rows are made in full; that is recorded, and stays, too);
+- and with ``[refresh] tolerance = 0``, as if there were no bases at all: then none is recorded either.
+
+A single step with other settings than the run's base was made with goes on from nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from ppr.errors import StoreError
 from ppr.manifest import MANIFEST
 
 Steps = Mapping[str, Mapping[str, Any]]
+
+_ROWS_IN_FULL = "rows_in_full"  # of a run's record: why, where only its graph goes on from the base
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +90,11 @@ def settled(context: Context) -> tuple[Base | None, str | None]:
     ResourceError
         The disk is full or the folder cannot be written.
     """
-    wanted = made_with(context.settings)
-    if context.settings.refresh.tolerance and (context.run.base or {}).get("made_with") != wanted:
+    wanted, record = made_with(context.settings), context.run.base
+    if not context.settings.refresh.tolerance:
+        if record is not None:
+            context.run.settle(None)
+    elif (record or {}).get("made_with") != wanted:
         context.run.settle({**_chosen(context, wanted), "made_with": wanted})
     return recorded(context)
 
@@ -101,9 +109,24 @@ def recorded(context: Context) -> tuple[Base | None, str | None]:
     return Base.of(context.work, record), None
 
 
-def go_on(base: Base, make: Callable[[], object]) -> str | None:
+def of_rows(context: Context) -> tuple[Base | None, str | None]:
+    """Base of the fingerprints, where the run's graph went on from it; without one, why they are in full."""
+    base, why = recorded(context)
+    of_graph = context.run.facts("graph").get("base")
+    if of_graph is not None and not context.settings.refresh.tolerance:
+        return None, "'tolerance' is 0"
+    if base is None or base.run != of_graph:
+        return None, why
+    if base.made_with["parameters"] != made_with(context.settings)["parameters"]:
+        return None, f"the run {base.run} was made with other settings"
+    gave_up = _why_rows_in_full(context)
+    return (base, None) if gave_up is None else (None, gave_up)
+
+
+def go_on(context: Context, base: Base, make: Callable[[], object]) -> str | None:
     """Make something from a base; gives why the base cannot be used, if so."""
-    if not base.is_there:
+    is_there = base.is_there if _why_rows_in_full(context) is None else is_finished(base.graph)
+    if not is_there:
         return f"the stores of the run {base.run}, which this one went on from, are gone"
     try:
         make()
@@ -123,6 +146,22 @@ def give_up(context: Context, why: str) -> None:
     context.run.settle(_in_full(why) | {"made_with": made_with(context.settings)})
 
 
+def give_up_rows(context: Context, why: str) -> None:
+    """Record that the rows are made in full, of a graph that goes on from the base.
+
+    Raises
+    ------
+    ResourceError
+        The disk is full or the folder cannot be written.
+    """
+    context.run.settle({**(context.run.base or {}), _ROWS_IN_FULL: why})
+
+
+def _why_rows_in_full(context: Context) -> str | None:
+    why: str | None = (context.run.base or {}).get(_ROWS_IN_FULL)
+    return why
+
+
 def _chosen(context: Context, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Record of the base for a run that has none yet."""
     problems = list[str]()
@@ -136,11 +175,18 @@ def _chosen(context: Context, wanted: Mapping[str, Any]) -> dict[str, Any]:
             removed, most = _removed(base.graph), context.settings.pipeline.max_removed
             if removed <= most:
                 return record
+            share, limit = _percentages(removed, most)
             return _in_full(
-                f"ids begin anew, since {removed:.0%} of the nodes of the run {base.run} are removed ones "
-                f"('max_removed' is {most:.0%})"
+                f"ids begin anew, since {share} of the nodes of the run {base.run} are removed ones "
+                f"('max_removed' is {limit})"
             )
     return _in_full(next(iter(problems), "there is no run before this one"))
+
+
+def _percentages(share: float, limit: float) -> tuple[str, str]:
+    """Both, with as many digits as tell them apart."""
+    pairs = [(f"{share:.{digits}%}", f"{limit:.{digits}%}") for digits in range(17)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1])
 
 
 def _in_full(why: str) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _stuck(erasures: int, what: str) -> Iterator[Reason]:
 def _broken(evaluation: Mapping[str, Any], rule: GateSettings, facts: Facts) -> Iterator[Reason]:
     """Rules that hold whatever a comparison says."""
     if facts.rolled_back:
-        yield Reason("rolled_back", False, "an operator rolled back from this very content")
+        yield Reason("rolled_back", False, "an operator rolled back from what these data and settings gave")
     yield from _finite(evaluation)
     yield from _collapse(rule, facts.drift)
     for _, metric, name, found in _metrics(evaluation):

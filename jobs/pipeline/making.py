@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import NotYetError
-from jobs.pipeline.base import Base, give_up, go_on, recorded, settled
+from jobs.pipeline.base import Base, give_up, give_up_rows, go_on, made_with, of_rows, settled
 from jobs.pipeline.collect import read_summary, table, users_table
 from jobs.pipeline.deliveries import CHOICES, INTERACTIONS, check_unchanged
 from jobs.pipeline.feedback import QUERIES
@@ -35,7 +36,7 @@ def graph(context: Context) -> Outcome:
     out = _graph_place(context, digest, how, base)
     kept = is_finished(out)
     if not kept and base is not None:
-        why = go_on(base, partial(_build, context, interactions, out, how, base.graph))
+        why = go_on(context, base, partial(_build, context, interactions, out, how, base.graph))
         if why is not None:
             give_up(context, why)
             base, out = None, _graph_place(context, digest, how, None)
@@ -72,14 +73,13 @@ def fingerprints(context: Context) -> Outcome:
     built = context.need_output("graph")
     if built is None:
         return Outcome("skipped", facts={"why": "there is no graph"})
-    base, why = recorded(context)
-    if base is not None and context.run.facts("graph").get("base") != base.run:
-        base = None  # the graph was made without one
+    base, why = of_rows(context)
     out = _fingerprints_place(context, built, base)
     kept = is_finished(out)
     if not kept and base is not None:
-        why = go_on(base, partial(_refresh, context, built, out, base))
+        why = go_on(context, base, partial(_refresh, context, built, out, base))
         if why is not None:
+            give_up_rows(context, why)
             base, out = None, _fingerprints_place(context, built, None)
             kept = is_finished(out)
     if not is_finished(out):
@@ -88,6 +88,9 @@ def fingerprints(context: Context) -> Outcome:
         clear_leftovers(out)
         run(str(built.absolute()), out.absolute(), context.settings)
     facts = {"engine": context.settings.fingerprints.engine, **_what_was_made(out, base)}
+    if base is not None and facts["share_recomputed"] == 1.0:
+        tolerance = context.settings.refresh.tolerance
+        why = f"over half of the rows are new, or may have moved by more than {tolerance:g} since computed"
     return Outcome("kept" if kept else "done", out.name, {**_counts(out), **facts, **_from(base, why)})
 
 
@@ -114,10 +117,9 @@ def _refresh(context: Context, graph: Path, out: Path, base: Base) -> None:
 
 
 def _from(base: Base | None, why: str | None) -> dict[str, Any]:
-    """What a step went on from; without a base, why not, where it might have."""
-    if base is not None:
-        return {"base": base.run}
-    return {"base": None} if why is None else {"base": None, "why": f"made in full: {why}"}
+    """What a step went on from; where it was made in full though it might not have been, why."""
+    told: dict[str, Any] = {"base": None if base is None else base.run}
+    return told if why is None else {**told, "why": f"made in full: {why}"}
 
 
 def _what_was_made(out: Path, base: Base | None) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def _what_was_made(out: Path, base: Base | None) -> dict[str, Any]:
     return {
         "parameters": {name: parameters[name] for name in parameters if name not in ("sources", "tolerance")},
         **{name: told[name] for name in ("recomputed", "rows_changed")},
+        "share_recomputed": told["recomputed"] / manifest["counts"]["sources"],
         **{name: told.get(name, 0.0) for name in ("largest_bound", "mean_bound")},
     }
 
@@ -150,7 +153,8 @@ def train(context: Context) -> Outcome:
         inputs[name] = None if store is None else checksum(store)
     chosen = context.settings.router
     how = chosen.model_dump(mode="json", exclude={"device", "checkpoint_every", "stream_bytes"})
-    key = key_of("train", inputs, how | {"encoder": encoder_name(chosen.encoder)})
+    how |= {"encoder": encoder_name(chosen.encoder)}
+    key = key_of("train", inputs, how)
     out = output(context.work, "train", key)
     page = out.with_name(f"{key}.html")
     kept = is_finished(out) and page.exists()
@@ -171,10 +175,18 @@ def train(context: Context) -> Outcome:
             shutil.rmtree(out)
             page.unlink()
             raise
-    summary = read_summary(collected)
-    return Outcome(
-        "kept" if kept else "done", key, {**_counts(out), "feedback_until": summary["feedback_until"]}
-    )
+    facts = {
+        "feedback_until": read_summary(collected)["feedback_until"],
+        "made_of": _made_of(context, {name: inputs[name] for name in tables}, how),
+    }
+    return Outcome("kept" if kept else "done", key, {**_counts(out), **facts})
+
+
+def _made_of(context: Context, tables: Mapping[str, Any], how: Mapping[str, Any]) -> str:
+    """Identity of the data and settings of a candidate, whatever its graph and fingerprints went on from."""
+    data = {**tables, INTERACTIONS: context.run.facts("graph").get("interactions")}
+    settings = {**made_with(context.settings), "tolerance": context.settings.refresh.tolerance}
+    return key_of("candidate", data, {"router": how, **settings})
 
 
 def checksum(store: Path) -> str:

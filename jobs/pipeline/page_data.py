@@ -146,13 +146,12 @@ def fingerprint_section(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _way(made: Mapping[str, Any]) -> str:
     """In which way they were made, in a sentence or two."""
-    base, why = made["base"], made["why"] or "made in full"
-    if base is None:
+    base, why = made["base"], made["why"]
+    if base is None or why is not None:
+        why = why or "made in full"
         return f"{why[:1].upper()}{why[1:]}."
     if not made["recomputed"] and not made["rows_changed"]:
         return f"Those of the run {base}: nothing in the graph has changed since."
-    if made["recomputed"] == made["rows"]:
-        return f"Since the run {base} so much changed that all rows were computed anew."
     return (
         f"Refreshed: they go on from the run {base}. A row was computed anew where the true one may have "
         f"moved by more than {made['tolerance']:g} since (as a sum of absolute differences; a row sums to at "

@@ -110,15 +110,15 @@ class Run:
         self.steps[step] = dict(record)
         self._write()
 
-    def settle(self, base: Mapping[str, Any]) -> None:
-        """Record what the run goes on from, before anything is made of it.
+    def settle(self, base: Mapping[str, Any] | None) -> None:
+        """Record what the run goes on from, before anything is made of it; None where bases do not count.
 
         Raises
         ------
         ResourceError
             The disk is full or the folder cannot be written.
         """
-        self.base = dict(base)
+        self.base = None if base is None else dict(base)
         self._write()
 
     def _write(self) -> None:

@@ -127,7 +127,7 @@ def _decide(context: Context, current: Release | None, made_of: Mapping[str, str
     collected = read_summary(context.need("collect"))
     counts = _counts(collected["description"])
     facts = Facts(
-        rolled_back=_was_rolled_back(context.settings.pipeline.releases, made_of),
+        rolled_back=_was_rolled_back(context, made_of),
         erasures=0 if current is None else n_erased(current, _erasures(collected)),
         candidate_is_current=current is not None and _is(current, made_of),
         drift=_since(current, counts) or drift_of(context),
@@ -137,6 +137,7 @@ def _decide(context: Context, current: Release | None, made_of: Mapping[str, str
         "until": _end(context, collected).isoformat(),
         "evaluation": context.run.key("evaluate"),
         "data": counts,
+        "made_of": context.run.facts("train").get("made_of"),
         **decide(read_evaluation(context) or {}, context.settings.gate, facts).to_json(),
     }
     newer = _newer(current, decision)
@@ -264,10 +265,18 @@ def _stores_of(record: Mapping[str, Any]) -> dict[str, str]:
     return {name: store["checksum"] for name, store in record["stores"].items()}
 
 
-def _was_rolled_back(root: Path, made_of: Mapping[str, str]) -> bool:
-    place = Folder(root)
-    there = sorted(rolled_back_from(place) & set(place.versions()))
-    return any(_stores_of(place.record(version)) == made_of for version in there)
+def _was_rolled_back(context: Context, stores: Mapping[str, str]) -> bool:
+    """Whether an operator went back from these stores, or from what the same data and settings gave.
+
+    Stores of the same data differ with what their graph and fingerprints went on from.
+    """
+    place, made_of = Folder(context.settings.pipeline.releases), context.run.facts("train").get("made_of")
+    for version in sorted(rolled_back_from(place) & set(place.versions())):
+        record = place.record(version)
+        of_release = (record["decision"] or {}).get("made_of")
+        if _stores_of(record) == stores or (of_release is not None and of_release == made_of):
+            return True
+    return False
 
 
 def _newer(current: Release | None, decision: Mapping[str, Any]) -> dict[str, Any] | None:

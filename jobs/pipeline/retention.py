@@ -1,7 +1,8 @@
 """What is removed: outputs that none of the last runs needs, and all that hold a user who was erased.
 
-Kept are the last runs, by when they ran; the run with the last end, since the next night goes on from it
-(:mod:`jobs.pipeline.base`); and what a run goes on from that has no fingerprints of its own yet.
+Kept are the last runs that have data, by when they ran, and those that failed since; the run with the last
+end, since the next night goes on from it (:mod:`jobs.pipeline.base`); and what a run goes on from that has no
+fingerprints of its own yet.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ def clear_away(context: Context) -> dict[str, int]:
     records = other_runs(context.work, context.run)
     n_others = context.settings.pipeline.keep_runs - 1
     newest = _next_base(context, records)
-    kept = [record for i, record in enumerate(records) if i < n_others or record is newest]
-    gone = [record for record in records if not any(record is one for one in kept)]
+    kept, gone, n_kept = list[dict[str, Any]](), list[dict[str, Any]](), 0
+    for record in records:
+        (kept if n_kept < n_others or record is newest else gone).append(record)
+        n_kept += record["steps"].get("collect", {}).get("key") is not None
     for record in gone:
         shutil.rmtree(context.work / "runs" / record["run"], ignore_errors=True)
     collected = context.output("collect")
@@ -61,12 +64,14 @@ def _outputs(steps: Mapping[str, Mapping[str, Any]]) -> set[tuple[str, str]]:
 
 def _next_base(context: Context, records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The other run that the next night goes on from; None where that is this run, or nothing."""
-    until = context.run.until
-    if until is None or not context.settings.refresh.tolerance:
+    run = context.run
+    if not context.settings.refresh.tolerance:
         return None
     may = [one for one in records if one["until"] is not None and as_base(one["run"], one["steps"])]
     last = max(may, key=lambda record: datetime.fromisoformat(record["until"]), default=None)
-    return last if last is not None and datetime.fromisoformat(last["until"]) > until else None
+    if last is None or run.until is None or as_base(run.name, run.steps) is None:
+        return last
+    return last if datetime.fromisoformat(last["until"]) > run.until else None
 
 
 def _is_unfinished(record: Mapping[str, Any]) -> bool:

@@ -180,4 +180,5 @@ def _told(record: Mapping[str, Any]) -> dict[str, Any]:
     facts = record.get("facts", {})
     if "why" in facts:
         shown["why"] = facts["why"]
-    return shown | {name: facts[name] for name in ("checksum", "tables") if name in facts}
+    of_rows = ("recomputed", "share_recomputed", "largest_bound", "mean_bound")
+    return shown | {name: facts[name] for name in ("checksum", "tables", "base", *of_rows) if name in facts}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ppr.fingerprints.export import export_parquet
 from ppr.fingerprints.merge import merge_stores
 from ppr.fingerprints.rows import Rows
-from ppr.fingerprints.run import FingerprintRun, write_block
+from ppr.fingerprints.run import FingerprintRun, finished_fingerprints, write_block
 from ppr.fingerprints.store import FingerprintStore
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "FingerprintStore",
     "Rows",
     "export_parquet",
+    "finished_fingerprints",
     "merge_stores",
     "write_block",
 ]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -26,8 +25,7 @@ def export_parquet(store: FingerprintStore, graph: Graph, path: str | Path) -> N
     """Write all rows of a store into one Parquet file.
 
     Columns: ``source``, ``source_kind``, ``source_key``, then, as lists of equal length, ``ids``, ``kinds``,
-    ``keys`` and ``scores``, then ``mass`` and ``moves``. Keys are int64 or string as in the graph; null for a
-    node that was removed since the row was computed.
+    ``keys`` and ``scores``, then ``mass`` and ``moves``. Keys are int64 or string as in the graph.
 
     Raises
     ------
@@ -96,10 +94,7 @@ def _with_keys(rows: Rows, graph: Graph, schema: pa.Schema) -> pa.Table:
 
 
 def _keys(graph: Graph, ids: NDArray[np.int32], key_type: pa.DataType) -> pa.Array:
-    keys = graph.nodes.keys.take(pa.array(ids)).cast(key_type)
-    if not graph.removed.size:
-        return keys
-    return pc.if_else(pa.array(np.isin(ids, graph.removed)), pa.scalar(None, key_type), keys)
+    return graph.nodes.keys.take(pa.array(ids)).cast(key_type)
 
 
 def _kinds(graph: Graph, ids: NDArray[np.int32]) -> Any:

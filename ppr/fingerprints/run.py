@@ -34,6 +34,28 @@ from ppr.params import FingerprintParams
 SUCCESS = "_SUCCESS"
 
 
+def finished_fingerprints(
+    graph: Graph, out: Path, params: FingerprintParams, sources: NDArray[np.int32] | None
+) -> FingerprintStore | None:
+    """The store at ``out``, if a run for these would give it; None where there is nothing.
+
+    For engines that take long to start. ``sources`` are ids, ascending, or None for all nodes.
+
+    Raises
+    ------
+    OutputExistsError
+        Something else is there.
+    """
+    wanted = graph.live if sources is None else sources
+    identity = store_identity(graph.checksum, params, sources_identity(wanted, graph.live.size))
+    if finished(out, identity) is None:
+        return None
+    shutil.rmtree(
+        partial_path(out), ignore_errors=True
+    )  # left by a run that was killed when it had published
+    return FingerprintStore.open(out, graph=graph, verify=False)
+
+
 class FingerprintRun:
     """A run in progress, made by :meth:`begin`; a context manager that releases the output's lock."""
 

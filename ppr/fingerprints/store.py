@@ -181,23 +181,35 @@ class FingerprintStore:
                 f"(checksum {self.graph_checksum[:12]}, this graph has {graph.checksum[:12]})"
             )
 
-    def rows(self, sources: ArrayLike) -> NDArray[np.int64]:
+    def rows(self, sources: ArrayLike, graph: Graph | None = None) -> NDArray[np.int64]:
         """Positions of the rows of ``sources``, int64 [b].
 
         Raises
         ------
         UnknownNodeError
-            A source has no row; names the first.
+            A source has no row; names the first, with its key where the store's graph is given.
         """
         wanted = np.asarray(sources, dtype=np.int64).reshape(-1)
         positions = np.searchsorted(self.sources, wanted)
         # Beyond the last source, the last one stands for "not equal".
         missing = np.flatnonzero(self.sources[np.minimum(positions, self.n_sources - 1)] != wanted)
         if missing.size:
-            raise UnknownNodeError(f"{self.path}: node {wanted[missing[0]]} has no fingerprint in this store")
+            raise self.no_row(int(wanted[missing[0]]), graph)
         return positions.astype(np.int64, copy=False)
 
-    def row(self, source: int) -> tuple[NDArray[np.int32], NDArray[np.float32], float]:
+    def no_row(self, node: int, graph: Graph | None, why: str = "") -> UnknownNodeError:
+        """Error that names a node without a row, by its key where the store's graph is given."""
+        who = f"node {node}"
+        if graph is not None and 0 <= node < graph.n_nodes:
+            who = f"{graph.kinds[graph.kind_ids[node]]} {graph.keys([node]).tolist()[0]!r}"
+        return UnknownNodeError(
+            f"{self.path}: {who} has no fingerprint in this store{why}; "
+            "compute or refresh the store with it among the sources"
+        )
+
+    def row(
+        self, source: int, graph: Graph | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], float]:
         """Ids, scores and total mass of one source's fingerprint.
 
         Raises
@@ -205,7 +217,7 @@ class FingerprintStore:
         UnknownNodeError
             The source has no row.
         """
-        position = int(self.rows([source])[0])
+        position = int(self.rows([source], graph)[0])
         entries = slice(int(self.indptr[position]), int(self.indptr[position + 1]))
         return self.ids[entries], self.scores[entries], float(self.mass[position])
 

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from ppr.kernels.edges import QUANTISED_TOTAL
+
 _NO_NODE = np.int64(1) << 32  # above every id
 _DST_MASK = (1 << 32) - 1
 
@@ -50,7 +52,10 @@ def row_weights(
     strength: npt.NDArray[np.float64],
     weights: npt.NDArray[np.float64],
 ) -> None:
-    """Recover weights from quantised ones: integers that were taken as they are exactly, others to 2^-31.
+    """Recover weights from quantised ones.
+
+    Exactly in rows of integers that were taken as they are, whose quantised weights add up to their strength;
+    else each to 2^-31 of its row's strength.
 
     Parameters
     ----------
@@ -72,7 +77,9 @@ def row_weights(
         for edge in range(start, end):
             quantised = float(np.int64(cumulative[edge]) - before)
             before = np.int64(cumulative[edge])
-            weights[edge] = quantised if total == strength[row] else quantised / total * strength[row]
+            weights[edge] = (
+                quantised if total == strength[row] else quantised / QUANTISED_TOTAL * strength[row]
+            )
 
 
 @njit(cache=True, nogil=True)

@@ -8,6 +8,7 @@ key and no checksums. The content is a function of the records alone.
 
 from __future__ import annotations
 
+import heapq
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,7 @@ Records = tuple[NDArray[np.uint32], NDArray[np.int32], NDArray[np.int64]]
 """Positions of sources, nodes, and masses or whatever the file holds; equally long."""
 
 RECORD_BYTES = 16
+_BEHIND = 1 << 32  # all positions
 _CODEC = "lz4_raw"
 _TRAILER = np.dtype([("index", "<u8"), ("segments", "<u4"), ("crc", "<u4")])
 _SEGMENT = np.dtype(
@@ -65,21 +67,33 @@ def read_only(records: Records) -> Records:
 
 
 class ExchangeWriter:
-    """Writes a file beside its name and renames it: two attempts at it do no harm."""
+    """Writes a file beside its name and renames it: two attempts at it do no harm.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    path
+        The file.
+    most
+        Records of a segment at most; who reads many streams at once holds a segment of each.
+    """
+
+    def __init__(self, path: Path, most: int = 1 << 32) -> None:
         self._path = path
         self._working = path.with_name(f".{path.name}.{uuid4().hex}")
         self._file: BinaryIO = self._working.open("wb")
         self._segments: list[tuple[int, ...]] = []
         self._offset = 0
+        self._most = most
         self._codec = pa.Codec(_CODEC)
 
     def append(self, key: int, records: Records) -> None:
-        """Append a segment; the positions of one key ascend from segment to segment."""
+        """Append records, ascending by position."""
+        size = records[0].size
+        for start in range(0, size, self._most):
+            self._append_segment(key, cut(records, start, min(start + self._most, size)))
+
+    def _append_segment(self, key: int, records: Records) -> None:
         positions = records[0]
-        if not positions.size:
-            return
         raw = b"".join(np.ascontiguousarray(column).data for column in records)
         packed = self._codec.compress(raw, asbytes=True)
         place = (positions.size, self._offset, len(packed), zlib.crc32(packed))
@@ -185,47 +199,58 @@ def segments_of(path: Path, key: int) -> list[Segment]:
     ]
 
 
+def ascending(segments: list[Segment]) -> list[list[Segment]]:
+    """Streams of which each ascends, from segments that begin again from below now and then."""
+    streams: list[list[Segment]] = []
+    for segment in segments:
+        if streams and streams[-1][-1].last <= segment.first:
+            streams[-1].append(segment)
+        else:
+            streams.append([segment])
+    return streams
+
+
 def merged(streams: Iterable[list[Segment]], n_records: int) -> Iterator[Records]:
     """Records of all streams, ascending by position, in chunks of about ``n_records``.
 
-    All records of a position come in one chunk, those of the first stream first. Each stream ascends.
+    All records of a position come in one chunk, those of the first stream first. Each stream ascends. Beside
+    a chunk, a segment of each stream is held.
     """
     waiting = [deque(stream) for stream in streams]
-    held: list[list[Records]] = [[] for _ in waiting]
-    n_held = 0
-    while True:
-        open_streams = [number for number, stream in enumerate(waiting) if stream]
-        complete = min((waiting[number][0].first for number in open_streams), default=1 << 32)
-        if open_streams and (n_held < n_records or not _any_below(held, complete)):
-            number = min(open_streams, key=lambda one: waiting[one][0].first)
+    firsts = [(stream[0].first, number) for number, stream in enumerate(waiting) if stream]
+    heapq.heapify(firsts)
+    held: list[tuple[int, Records]] = []
+    least, n_held = _BEHIND, 0
+    while firsts or held:
+        complete = firsts[0][0] if firsts else _BEHIND
+        if firsts and (n_held < n_records or least >= complete):
+            number = firsts[0][1]
             segment = waiting[number].popleft()
-            held[number].append(segment.read())
-            n_held += segment.n_records
+            if waiting[number]:
+                heapq.heapreplace(firsts, (waiting[number][0].first, number))
+            else:
+                heapq.heappop(firsts)
+            held.append((number, segment.read()))
+            least, n_held = min(least, segment.first), n_held + segment.n_records
             continue
-        taken: list[Records] = []
-        for stream in held:
-            kept: list[Records] = []
-            for records in stream:
-                below = int(np.searchsorted(records[0], complete))
-                if below:
-                    taken.append(cut(records, 0, below))
-                if below < records[0].size:
-                    kept.append(cut(records, below, records[0].size))
-            stream[:] = kept
-        if not taken:
-            return
-        chunk = _sorted(taken)
+        taken: list[tuple[int, Records]] = []
+        kept: list[tuple[int, Records]] = []
+        for number, records in held:
+            below = int(np.searchsorted(records[0], complete))
+            if below:
+                taken.append((number, cut(records, 0, below)))
+            if below < records[0].size:
+                kept.append((number, cut(records, below, records[0].size)))
+        held, least = kept, min((int(records[0][0]) for _, records in kept), default=_BEHIND)
+        taken.sort(key=lambda one: one[0])
+        chunk = in_order([records for _, records in taken])
         n_held -= chunk[0].size
         del taken
         yield read_only(chunk)
 
 
-def _any_below(held: list[list[Records]], position: int) -> bool:
-    return any(stream and stream[0][0][0] < position for stream in held)
-
-
-def _sorted(parts: list[Records]) -> Records:
-    """Records of several ascending runs as one."""
+def in_order(parts: list[Records]) -> Records:
+    """Records of several ascending runs as one, those of a position in the order of the runs."""
     if len(parts) == 1:
         return parts[0]
     least = min(int(part[0][0]) for part in parts)

@@ -25,7 +25,9 @@ _CUT_SHARE = 0.25  # a row that takes more of a part than this may be cut
 _BYTES_PER_MESSAGE = 200  # read, sorted, handed on, grouped and packed
 _LEAST_CHUNK, _MOST_CHUNK = 1 << 14, 1 << 21
 _ROUND_MESSAGES = 1 << 22  # per part: some seconds of work
+_CHUNKS_PER_ROUND = 8  # at most, where memory is small: a batch is merged in as many blocks as parts
 DEFAULT_MEMORY_BYTES = 1 << 30
+LEAST_MEMORY_BYTES = 2 * _LEAST_CHUNK * _BYTES_PER_MESSAGE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,7 +181,8 @@ def plan_sizes(
 ) -> Sizes:
     """Sizes for workers that may hold ``memory_bytes`` each of graph and messages, beside the interpreter.
 
-    Half of it is for the part, half for messages.
+    Half of it is for the part, half for messages. What a single source needs comes on top where it is more:
+    its messages for a part, about 100 bytes for each of its moves at worst, and its row.
 
     Parameters
     ----------
@@ -204,12 +207,15 @@ def plan_sizes(
     ):
         if value is not None and value < 1:
             raise ParameterError(f"'{name}' must be positive (got {value})")
+    if memory_bytes < LEAST_MEMORY_BYTES:
+        raise ResourceError(
+            f"a worker may hold {memory_bytes} bytes of graph and messages, but walks over parts need "
+            f"{LEAST_MEMORY_BYTES}: give more memory, or fewer workers"
+        )
     chunk = memory_bytes // 2 // _BYTES_PER_MESSAGE
-    if chunk < _LEAST_CHUNK:
-        least = 2 * _LEAST_CHUNK * _BYTES_PER_MESSAGE
-        raise ResourceError(f"'memory_bytes' must be at least {least} for any messages (got {memory_bytes})")
     parts = n_parts or max(slots, math.ceil(graph_bytes(graph) / (memory_bytes // 2)))
-    batch = batch_sources or max(1, math.ceil(_ROUND_MESSAGES * parts / expected_moves(params)))
+    round_messages = min(_ROUND_MESSAGES, _CHUNKS_PER_ROUND * chunk)
+    batch = batch_sources or max(1, math.ceil(round_messages * parts / expected_moves(params)))
     return Sizes(parts, batch, min(chunk, _MOST_CHUNK))
 
 

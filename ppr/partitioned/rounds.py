@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from ppr.graph import Graph
 from ppr.manifest import full_disk_is_an_error
 from ppr.params import FingerprintParams
 from ppr.partitioned.plan import Parts, Sizes, expected_moves, plan_parts
-from ppr.partitioned.task import Batch, Receipt, RoundTask, round_folder
+from ppr.partitioned.task import SOURCES, Batch, Receipt, RoundTask, round_folder
 
 _STATE = "state.json"
 _BYTES_PER_MOVE = 12  # of messages and stopped mass on the disk, roughly
@@ -160,13 +161,14 @@ class _Rounds:
         if stored is None:
             for left in self._folder.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-            np.save(self._folder / "sources.npy", sources)
             self._parts = plan()
         else:
             self._number, self._parts, batches = stored
             for wave, *rounds in batches:
                 if wave in self._bounds:
                     self._batches.append(Batch(wave, self._bounds[wave], *rounds))
+        # Also of a run that goes on: the tasks believe what the file says.
+        _replace(self._folder / SOURCES, lambda file: np.save(file, sources))
         under_way = {batch.wave for batch in self._batches}
         self._waiting = sorted(self._bounds.keys() - under_way, reverse=True)
         shutil.rmtree(round_folder(self._folder, self._number), ignore_errors=True)
@@ -197,6 +199,7 @@ class _Rounds:
             tuple(batches),
             {},
             int(moves * _BYTES_PER_MOVE),
+            self._expected_steps(longest),
         )
         return replace(task, wave_folders={one.wave: str(run.begin_wave(one.wave)) for one in task.merging})
 
@@ -282,21 +285,34 @@ class _Rounds:
             "parts": self._parts.to_json(),
             "batches": [[batch.wave, batch.started, batch.gathered, batch.ended] for batch in self._batches],
         }
-        new = self._folder / f".{_STATE}.new"
-        new.write_text(json.dumps(state), encoding="utf-8")
-        new.replace(self._folder / _STATE)  # not flushed, as the files of messages are not
+        text = json.dumps(state | {"crc": _crc(state)}).encode()
+        _replace(self._folder / _STATE, lambda file: file.write(text))
 
     def _stored(self) -> tuple[int, Parts, list[list[Any]]] | None:
         path = self._folder / _STATE
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
+            if state.pop("crc") != _crc(state):
+                raise ValueError("its checksum differs")
             return int(state["round"]), Parts.from_json(state["parts"]), list(state["batches"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{path}: damaged; remove {self._folder} to start the batches under way again ({error!r})"
             ) from error
+
+
+def _crc(state: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(state, sort_keys=True).encode())
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file aside and rename it; not flushed, as the files of messages are not."""
+    new = path.with_name(f".{path.name}.new")
+    with new.open("wb") as file:
+        write(file)
+    new.replace(path)
 
 
 def _blocks(sources: NDArray[np.int32], sizes: Sizes, n_blocks: int) -> list[NDArray[np.int32]]:

@@ -3,8 +3,9 @@
 A task takes one step with all messages that are addressed to its part, of batches of every age; ranks what
 has stopped in its part, for batches that ended in the round before; and merges the rows of some sources, for
 batches that were ranked in the round before. It reads and writes files on storage that all workers share, and
-gives back nothing but a receipt. Its memory is bounded: messages are read in chunks, in which a source's
-messages for the part stay together.
+gives back nothing but a receipt. Its memory is bounded: records are read in chunks, in which those of a
+source for the part stay together, and files that are read many at once are written in small segments. Not
+bounded by the size of a chunk: what one source sends to one part, its whole row, and the rows of one block.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ppr.blocks import allowed_kinds, fingerprint_table
-from ppr.errors import ResourceError
+from ppr.errors import MessagesError, ResourceError
 from ppr.fingerprints import write_block
 from ppr.graph import Graph
 from ppr.kernels.packets import ONE
@@ -33,8 +35,10 @@ from ppr.partitioned.exchange import (
     ExchangeWriter,
     Records,
     Segment,
+    ascending,
     copied,
     cut,
+    in_order,
     merged,
     new_records,
     read_only,
@@ -43,7 +47,9 @@ from ppr.partitioned.exchange import (
 from ppr.partitioned.plan import PartArrays, Parts
 from ppr.partitioned.stepping import Stepper, by_part
 
+SOURCES = "sources.npy"
 _FIRST_SLOTS = 1 << 14
+_LEAST_SEGMENT = 256  # smaller ones would take longer to open than to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,8 @@ class RoundTask:
         Where the rows of the merged batches go, by wave.
     needed_bytes
         What the files of all rounds take, roughly; told where the disk is full.
+    expected_steps
+        Steps of a batch in all parts, about: files of stopped mass that are read at once.
     """
 
     folder: str
@@ -132,6 +140,7 @@ class RoundTask:
     batches: tuple[Batch, ...]
     wave_folders: dict[int, str]
     needed_bytes: int
+    expected_steps: int
 
     @property
     def walking(self) -> list[Batch]:
@@ -210,7 +219,7 @@ class RoundTask:
         stepper = Stepper(self.params, self.chunk_messages)
         with (
             ExchangeWriter(self._path("messages", part)) as messages,
-            ExchangeWriter(self._path("stops", part)) as stops,
+            ExchangeWriter(self._path("stops", part), self._share(self.expected_steps)) as stops,
         ):
             for records in merged(streams, self.chunk_messages):
                 for out, stopped in stepper.take(arrays, walkers, first, records):
@@ -239,20 +248,27 @@ class RoundTask:
         walkers = self._walkers(batch.first, batch.last)
         walkers[1][:] = self.number - batch.started
         stepper = Stepper(self.params, self.chunk_messages)
+        load = cache(lambda part: PartArrays.load(graph, self.parts, part))
         streams = self._segments("messages", self.number - 1, len(self.parts) + batch.wave)
-        with ExchangeWriter(self._path("rest", batch.wave)) as stops:
+        stopped: list[list[Records]] = [[] for _ in range(len(self.parts))]
+        n_held = 0
+        with ExchangeWriter(self._path("rest", batch.wave), self._share(self.expected_steps)) as file:
             while streams:
                 further: list[list[Segment]] = []
                 for records in merged(streams, self.chunk_messages):
                     for part, own in by_part(self.parts, records):
-                        arrays = PartArrays.load(graph, self.parts, part)
-                        for out, stopped in stepper.take(arrays, walkers, batch.first, read_only(own)):
-                            stops.append(part, stopped)
+                        for out, stops in stepper.take(load(part), walkers, batch.first, read_only(own)):
                             if out[0].size:
                                 further.append([Segment.of(copied(out))])
+                            if stops[0].size:
+                                stopped[part].append(copied(stops))
+                                n_held += stops[0].size
+                        if n_held >= self.chunk_messages:
+                            n_held = _write_stopped(file, stopped)
                 streams = further
                 walkers[1][:] += 1
-            stops.close()
+            _write_stopped(file, stopped)
+            file.close()
 
     def _rank(self, graph: Graph, arrays: PartArrays, part: int) -> int:
         """Write the part's best nodes of each source of batches that have ended; returns bytes."""
@@ -262,7 +278,7 @@ class RoundTask:
         slots = _FIRST_SLOTS
         scratch, space = new_scratch(slots, slots), new_rank_space(slots)
         out = new_records(max(self.chunk_messages, 2))
-        with ExchangeWriter(self._path("candidates", part)) as file:
+        with ExchangeWriter(self._path("candidates", part), self._share(len(self.parts))) as file:
             for batch in self.ranking:
                 sources = self._sources(batch.first, batch.last)
                 streams = self._stops(batch, part)
@@ -304,8 +320,14 @@ class RoundTask:
 
     def _sources(self, first: int, last: int) -> NDArray[np.int32]:
         """Sources at some positions."""
-        mapped = np.load(Path(self.folder) / "sources.npy", mmap_mode="r", allow_pickle=False)
-        return np.array(mapped[first:last])
+        path = Path(self.folder, SOURCES)
+        try:
+            sources = np.array(np.load(path, mmap_mode="r", allow_pickle=False)[first:last])
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            raise MessagesError(f"{path}: the file of sources is damaged or missing ({error})") from error
+        if sources.shape != (last - first,) or sources.dtype != np.int32:
+            raise MessagesError(f"{path}: the file of sources is damaged")
+        return sources
 
     def _walkers(self, first: int, last: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         return self._sources(first, last), np.zeros(last - first, np.int32)
@@ -315,14 +337,13 @@ class RoundTask:
         return [segments_of(self._path(what, one, number), key) for one in range(len(self.parts))]
 
     def _stops(self, batch: Batch, part: int) -> list[list[Segment]]:
-        """All mass of a batch that has stopped in a part: a stream for each step."""
+        """All mass of a batch that has stopped in a part: a stream for each step but those of the rest."""
         last = batch.ended if batch.gathered is None else batch.gathered
         assert last is not None
         rounds = range(batch.started, last + 1)
         streams = [segments_of(self._path("stops", part, one), batch.wave) for one in rounds]
         if batch.ended != last:
-            rest = segments_of(self._path("rest", batch.wave, batch.ended), part)
-            streams += [[segment] for segment in rest]
+            streams += ascending(segments_of(self._path("rest", batch.wave, batch.ended), part))
         return streams
 
     def _seeds(self, batch: Batch, sources: NDArray[np.int32], arrays: PartArrays) -> list[Segment]:
@@ -332,6 +353,10 @@ class RoundTask:
             return []
         positions = np.arange(batch.first + low, batch.first + high, dtype=np.uint32)
         return [Segment.of((positions, sources[low:high].copy(), np.full(high - low, ONE, np.int64)))]
+
+    def _share(self, n_streams: int) -> int:
+        """Records of a segment, where that many streams share a chunk."""
+        return max(self.chunk_messages // n_streams, _LEAST_SEGMENT)
 
     def _path(self, what: str, part: int, number: int | None = None) -> Path:
         return round_folder(self.folder, self.number if number is None else number) / f"{what}-{part:05d}"
@@ -355,6 +380,15 @@ def _append_cut(file: ExchangeWriter, keys: Sequence[int], bounds: Sequence[int]
     places = np.searchsorted(records[0], bounds).tolist()
     for key, start, stop in zip(keys, places, places[1:], strict=False):
         file.append(key, cut(records, start, stop))
+
+
+def _write_stopped(file: ExchangeWriter, stopped: list[list[Records]]) -> int:
+    """Append what is held of each part, and let go of it; returns the records held."""
+    for part, held in enumerate(stopped):
+        if held:
+            file.append(part, in_order(held))
+            held.clear()
+    return 0
 
 
 def round_folder(folder: str | Path, number: int) -> Path:

@@ -7,7 +7,7 @@ on how far it has moved.
 from __future__ import annotations
 
 from ppr.refresh.bound import change_bounds, changed_rows
-from ppr.refresh.plan import RefreshPlan, plan_refresh, refreshed_sources
+from ppr.refresh.plan import RefreshPlan, plan_refresh, refreshed_sources, source_kinds
 from ppr.refresh.store import finished_refresh, refresh_fingerprints
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "plan_refresh",
     "refresh_fingerprints",
     "refreshed_sources",
+    "source_kinds",
 ]

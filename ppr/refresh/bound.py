@@ -43,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppr.blocks import kernel_arrays
+from ppr.errors import ParameterError
 from ppr.graph import Graph
 from ppr.kernels.packets import STOP_BITS
 from ppr.kernels.refresh import ROUNDING, row_changes, step_back
@@ -95,6 +96,7 @@ def change_bounds(
     slack: float,
     threads: int = 1,
     progress: Callable[[int], None] | None = None,
+    enough: Callable[[NDArray[np.float64]], bool] | None = None,
 ) -> NDArray[np.float64]:
     """Upper bounds on how far the true fingerprint of each source moved.
 
@@ -112,23 +114,33 @@ def change_bounds(
         Threads; they change nothing in the result.
     progress
         Called with the steps done, after each.
+    enough
+        Called with the sums so far, which only grow, before each step: whether to stop there. The bounds
+        hold then, but may lose more than the slack.
 
     Returns
     -------
     float64 [n]
         Bound on ‖g'_u - g_u‖₁; exactly 0 where no walk comes to a changed row.
 
+    Raises
+    ------
+    ParameterError
+        The slack is not positive, so that the sum would not end.
+
     Notes
     -----
     Cost: one product of the matrix with a vector per step, about ``log(slack) / log(1 - c)`` of them.
     """
+    if not slack > 0.0:  # also refuses NaN
+        raise ParameterError(f"'slack' must be positive (got {slack})")
     stop = walked_restart_prob(params)
     weights = _weights(stop, params.max_steps)
     total, before, after = next(weights) * moved, moved, np.empty_like(moved)
     left = (1.0 - stop) ** 2 / stop  # at least the sum of the weights still to come
     steps, tail, all_found = 1, left * float(moved.max(initial=0.0)), False
     for weight in weights:
-        if tail <= slack:
+        if tail <= slack or (enough is not None and enough(total)):
             break
         largest, found = _step_back(old, weight, before, after, total, threads)
         all_found |= not found

@@ -18,7 +18,7 @@ import pyarrow as pa
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
-from pyspark.sql.functions import spark_partition_id
+from pyspark.sql.functions import col, monotonically_increasing_id
 
 from ppr.blocks import DEFAULT_BLOCK_MOVES, plan_blocks
 from ppr.errors import ParameterError, PprError
@@ -30,6 +30,7 @@ from ppr.spark.failures import marked, raise_readable
 from ppr.workers import WaveTask, check_receipts, wave_size
 
 RECEIPT_DDL = "block bigint, rows bigint"
+_PLACE_IN_PARTITION = (1 << 33) - 1  # the lower bits of Spark's increasing ids
 
 
 def compute_fingerprints_spark(
@@ -106,8 +107,21 @@ def compute_fingerprints_spark(
 
 
 def slots(spark: SparkSession) -> int:
-    """Tasks that the cluster runs at once: the number of partitions it gives a range by default."""
-    return spark.range(1 << 16).select(spark_partition_id()).distinct().count()
+    """Tasks that the cluster runs at once: the number of partitions it gives a range by default.
+
+    Counted by their first rows, without a shuffle, of which a lost executor would take its share along.
+
+    Raises
+    ------
+    ResourceError
+        Spark fails.
+    """
+    places = spark.range(1 << 16).select(monotonically_increasing_id().alias("place"))
+    first = places.where(col("place").bitwiseAND(_PLACE_IN_PARTITION) == 0)
+    try:
+        return len(first.collect())
+    except (PySparkException, Py4JError) as error:
+        raise_readable(error)
 
 
 def _run_wave(spark: SparkSession, task: BlockTask) -> None:

@@ -15,11 +15,12 @@ The store is that of :func:`ppr.build.build_graph`, bit for bit. The stages, eac
 
 What a stage leaves lies as Parquet in the working folder, beside the store, not only in Spark's shuffle
 files: it is read twice (Spark samples for its ranges, then partitions), and an executor that is lost takes
-the work of one stage with it, not of all. Nothing but counts passes through the driver. It is the driver,
-though, that seals the store: it streams through the inputs once and through the store twice for their
-checksums, writes ``nodes.parquet``, and while it does, nothing else runs. That is the price of one identity
-for all builders: SHA-256 of a content has one order. With the processor's SHA instructions it takes about
-two thirds of a second per GB, if the storage keeps up.
+the work of one stage with it, not of all. At its largest the folder is three to four times the store.
+Nothing but counts passes through the driver. It is the driver, though, that seals the store: it streams
+through the inputs once and through the store twice for their checksums, writes ``nodes.parquet``, and while
+it does, nothing else runs. That is the price of one identity for all builders: SHA-256 of a content has one
+order. With the processor's SHA instructions it takes about two thirds of a second per GB, if the storage
+keeps up.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ from ppr.lineage import parents_of
 from ppr.nodes import NodeTable
 from ppr.request import BuildRequest, Progress, SelfLoops
 from ppr.spark.blocks import slots
-from ppr.spark.building_inputs import ReadRows, file_url, plan_reading
+from ppr.spark.building_inputs import ReadRows, plan_reading
 from ppr.spark.building_nodes import NumberedNodes, named_keys
 from ppr.spark.building_places import PlaceKeys, PlaceRows, RowRange
 from ppr.spark.building_tasks import RECEIPT_DDL, MergeRows, NumberKeys
 from ppr.spark.failures import raise_readable
 from ppr.spark.slices import allocate
+from ppr.urls import file_url
 
 TASK_EDGES = 1 << 22
 _SMALL_TASK_EDGES = 1 << 16
@@ -329,17 +331,17 @@ def _readable_errors() -> Iterator[None]:
 @contextmanager
 def _settings(spark: SparkSession, wanted: dict[str, int]) -> Iterator[None]:
     """Raise settings of the session to at least these numbers, and set them back."""
-    before = spark.conf.getAll
+    before = {name: spark.conf.get(name, None) for name in wanted}
     try:
         for name, value in wanted.items():
             spark.conf.set(name, max(value, int(spark.conf.get(name) or 0)))
         yield
     finally:
-        for name in wanted:
-            if name in before:
-                spark.conf.set(name, before[name])
-            else:
+        for name, there in before.items():
+            if there is None:
                 spark.conf.unset(name)
+            else:
+                spark.conf.set(name, there)
 
 
 def _edge(source: str, destination: str) -> Any:

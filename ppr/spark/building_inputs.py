@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ppr.readers import Table
 from ppr.readers.part import ArrowPart, ParquetPart, Part
 from ppr.request import refuse_empty
 from ppr.spark.building_reading import Piece, ReadPieces
+from ppr.urls import file_url
 
 _PIECE_ROWS = 1 << 21
 _COLUMNS = {
@@ -227,8 +227,3 @@ def _refuse(receipts: Sequence[dict[str, Any]]) -> None:
 
 def _ddl(types: dict[str, str]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in types.items())
-
-
-def file_url(path: Path) -> str:
-    """URL of a path on shared storage, as Spark reads it: a pattern, in which nothing is to match."""
-    return "file://" + re.sub(r"([\[\]{}*?\\])", r"\\\1", str(path))

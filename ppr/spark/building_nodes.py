@@ -23,11 +23,12 @@ from ppr.arrays import MAX_NODES
 from ppr.errors import DataError
 from ppr.graph import Graph
 from ppr.nodes import NODE_FILE, REMOVED_FILE, blanked, no_nodes
-from ppr.spark.building_inputs import ReadRows, file_url
+from ppr.spark.building_inputs import ReadRows
 from ppr.spark.building_places import Cell, KeyRange
 from ppr.spark.building_tasks import parquet_name
 from ppr.spark.slices import SliceWriter
 from ppr.spark.text import string_bytes, string_lengths
+from ppr.urls import file_url
 
 _CHUNK_NODES = 1 << 20
 
@@ -112,9 +113,7 @@ class NumberedNodes:
         cells = [
             (part.part, kind, cell.first_id) for part in self.ranges for kind, cell in part.cells.items()
         ]
-        names = ("part", "kind", "first")
-        table = pa.table(dict(zip(names, zip(*cells, strict=True), strict=True)))
-        first = spark.createDataFrame(table).select(*(col(name).cast("int") for name in names))
+        first = spark.createDataFrame(cells, "part int, kind int, first int")
         schema = f"part int, at int, kind int, key {read.key_type}" + ", old int" * old
         keys = spark.read.schema(schema).parquet(file_url(folder)).join(broadcast(first), ["part", "kind"])
         new_id = col("first") + col("at")

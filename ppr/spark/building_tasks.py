@@ -24,7 +24,7 @@ from pyspark import TaskContext
 
 from ppr.errors import PprError, ResourceError
 from ppr.kernels.edges import merge_sorted
-from ppr.manifest import full_disk_is_an_error
+from ppr.manifest import full_disk_is_an_error, output_of
 from ppr.spark.failures import marked
 from ppr.spark.text import string_lengths
 
@@ -49,7 +49,7 @@ def task_at(folder: str) -> Iterator[Path]:
                 f"{path}: not there on the worker {socket.gethostname()}; the output must lie on storage "
                 "that driver and workers share"
             )
-        with full_disk_is_an_error(path):
+        with full_disk_is_an_error(output_of(path)):
             yield path
     except PprError as error:
         raise marked(error) from error

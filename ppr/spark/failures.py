@@ -34,6 +34,11 @@ def raise_readable(error: PySparkException | Py4JError) -> NoReturn:
             f"a Spark worker cannot import what it needs ({found[1]}): install fairpath for the workers' "
             "Python, or pass its zip with --py-files"
         ) from None
+    if found := re.search(r"No space left on device|Disk quota exceeded", text):
+        raise ResourceError(
+            f"a disk is full where Spark writes ({found[0]}): its shuffle files, in 'spark.local.dir' or "
+            "SPARK_LOCAL_DIRS of the driver and workers, or what it writes beside the output"
+        ) from error
     if "Traceback (most recent call last)" in text:
         raise error
     raise ResourceError(f"Spark failed ({_cause(text)})") from error

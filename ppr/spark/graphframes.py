@@ -23,6 +23,7 @@ from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
 from ppr.nodes import NODE_FILE
 from ppr.spark.failures import raise_readable
+from ppr.urls import file_url
 
 Ids = Literal["key", "dense"]
 _ROW_DDL = "source int, ids array<int>, scores array<float>, mass double"
@@ -92,12 +93,8 @@ def fingerprint_frames(
     )
     if ids == "key":
         for end in ("src", "dst"):
-            # Inner: a row that was kept over a refresh may hold a node that is gone.
             edges = edges.join(nodes.selectExpr(f"id as {end}", f"key as {end}_key"), end)
         edges = edges.selectExpr("src_key as src", "dst_key as dst", "score", "rank")
-    elif graph.removed.size:
-        edges = edges.join(nodes.selectExpr("id as dst"), "dst", "left_semi")
-        edges = edges.select("src", "dst", "score", "rank")
     return FingerprintFrames(vertices, edges)
 
 
@@ -130,8 +127,9 @@ def _live_nodes(spark: SparkSession, graph: Graph) -> DataFrame:
     nodes = _read(spark, graph.path / NODE_FILE, f"id int, kind string, key {key}")
     if not graph.removed.size:
         return nodes
-    gone = spark.createDataFrame([(node,) for node in graph.removed.tolist()], "id int")
-    return nodes.join(gone, "id", "left_anti")
+    blank = 0 if graph.nodes.is_integer else ""  # the key of removed nodes, and of one node of a kind at most
+    live = [graph.nodes.id_of(blank, kind) for kind in graph.kinds]
+    return nodes.where((col("key") != blank) | col("id").isin(live))
 
 
 def _check_distinct(nodes: DataFrame) -> None:
@@ -150,6 +148,6 @@ def _check_distinct(nodes: DataFrame) -> None:
 
 def _read(spark: SparkSession, path: Path, ddl: str) -> DataFrame:
     try:
-        return spark.read.schema(ddl).parquet(f"file://{path.resolve()}")
+        return spark.read.schema(ddl).parquet(file_url(path.resolve()))
     except PySparkException as error:
         raise ResourceError(f"{path}: Spark cannot read it ({str(error).partition(chr(10))[0]})") from error

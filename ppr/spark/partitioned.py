@@ -62,7 +62,7 @@ def choose_engine(
     Raises
     ------
     ParameterError
-        ``worker_memory`` is not positive.
+        ``worker_memory`` is too small for any messages.
     ResourceError
         Spark fails.
     """
@@ -70,13 +70,14 @@ def choose_engine(
     n_asked = _OFFERS_PER_SLOT * n_slots
     offers = spark.range(0, n_asked, 1, n_asked).mapInArrow(_offer, OFFER_DDL)
     try:
-        memory = {row.host: row.memory for row in offers.collect()}
+        offered = offers.collect()
     except (PySparkException, Py4JError) as error:
         raise_readable(error)
+    n_hosts = len({row.host for row in offered})
     return choose(
         graph,
-        machine_bytes=min(memory.values()),
-        slots_per_machine=math.ceil(n_slots / len(memory)),
+        machine_bytes=min(row.memory for row in offered),  # a host may run several containers
+        slots_per_machine=math.ceil(n_slots / n_hosts),
         slots=n_slots,
         worker_memory=worker_memory,
         partitioned=partitioned,

@@ -109,11 +109,11 @@ def test_a_graph_frame_gives_the_graph_of_its_files_bit_for_bit(
 def test_spark_builds_the_same_graph_of_it(
     spark: SparkSession, graph_frame: MakeFrame, tables: tuple[pa.Table, pa.Table], tmp_path: Path
 ) -> None:
-    if spark.version < "4":
-        pytest.skip("the graph is built by Spark 4 only")
     frame = graph_frame(*(as_frame(spark, table, tmp_path) for table in tables))
-    graph = build_graph_spark(spark, EdgeInput(frame), tmp_path / "graph")
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    graph = build_graph_spark(spark, EdgeInput(frame), tmp_path / "graph", task_edges=200)
     assert graph.checksum == from_parquet(*tables, tmp_path / "files").checksum
+    assert spark.conf.get("spark.sql.shuffle.partitions") == before
 
 
 def test_weights_may_be_ignored_and_edges_may_lead_both_ways(
@@ -144,6 +144,55 @@ def test_vertices_without_kinds_and_a_weight_of_another_name(
     assert graph.keys(np.arange(3)).tolist() == [1, 5, 9]
     assert graph.strength.tolist() == [5, 1, 0]
     assert graph.directed
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_case_and_punctuation_of_column_names_do_not_matter(
+    spark: SparkSession, tmp_path: Path, weighted: bool
+) -> None:
+    vertices = pa.table({"id": [1, 2, 3], "kind": ["user", "item", "item"]})
+    edges = pa.table({"src": [1, 1, 3], "dst": [2, 3, 2], "weight": [2.0, 5.0, 0.5]})
+    expected = from_parquet(vertices, edges, tmp_path / "files", weighted=weighted)
+    frames = (
+        as_frame(spark, vertices.rename_columns(["ID", "`Kind`"]), tmp_path),
+        as_frame(spark, edges.rename_columns(["Src", "DST", "We_ight"]), tmp_path),
+    )
+
+    graph = build_graph(EdgeInput(graph_frame_like(*frames), weighted=weighted), tmp_path / "graph")
+
+    assert graph.checksum == expected.checksum
+    assert graph.weighted == weighted
+
+
+def test_columns_that_spark_cannot_tell_apart(spark: SparkSession, tmp_path: Path) -> None:
+    edges = spark.createDataFrame(EDGES, E).withColumnRenamed("weight", "SRC")
+    with pytest.raises(DataError, match=r"edges: column names must be distinct \(got 'src' twice\)"):
+        build_graph(graph_frame_like(spark.createDataFrame(VERTICES, V), edges), tmp_path / "graph")
+
+
+def test_vertices_without_an_edge_are_a_graph(
+    spark: SparkSession, graph_frame: MakeFrame, tmp_path: Path
+) -> None:
+    frame = graph_frame(spark.createDataFrame(VERTICES, V), spark.createDataFrame([], E))
+    nodes = tmp_path / "nodes.csv"
+    nodes.write_text("key,kind\n1,user\n2,user\n3,item\n", encoding="utf-8")
+
+    graph = build_graph(frame, tmp_path / "graph")
+
+    assert graph.checksum == build_graph((), tmp_path / "nodes", nodes=NodeInput(nodes)).checksum
+    assert build_graph_spark(spark, frame, tmp_path / "spark").checksum == graph.checksum
+
+
+def test_paths_are_no_patterns(spark: SparkSession, graph_frame: MakeFrame, tmp_path: Path) -> None:
+    folder = tmp_path / "a [b]{c} *?"
+    frame = graph_frame(spark.createDataFrame(VERTICES, V), spark.createDataFrame(EDGES, E))
+
+    graph = build_graph(frame, folder / "graph")
+    assert build_graph_spark(spark, frame, folder / "spark").checksum == graph.checksum
+
+    frames = fingerprint_frames(spark, compute_fingerprints(graph, folder / "out", PARAMS), graph)
+    assert {row.id for row in frames.vertices.collect()} == {1, 2, 3}
+    assert {(row.src, row.dst) for row in frames.edges.collect()} >= {(1, 3), (2, 3)}
 
 
 def test_each_frame_is_computed_once(
@@ -191,7 +240,7 @@ V, E = "id bigint, kind string", "src bigint, dst bigint, weight double"
         (VERTICES, V, [*EDGES, (1, 2, -1.0)], E, DataError, r"positive and finite \(got -1.0 from 1 to 2\)"),
         (VERTICES, V, [*EDGES, (1, 2, None)], E, DataError, r"'weight' must be .* \(got None from 1 to 2\)"),
         (VERTICES, V, [*EDGES, (1, 2, float("nan"))], E, DataError, r"\(got nan from 1 to 2\)"),
-        (VERTICES, V, [], E, DataError, r"input 0: edges: empty \(no rows\)"),
+        ([], V, [], E, DataError, r"input 0: vertices: empty \(no rows\)"),
         (VERTICES, "key bigint, kind string", EDGES, E, MissingDataError,
          "input 0: vertices: column 'id' is missing; there are: key, kind"),
         (VERTICES, V, EDGES, "src bigint, to bigint, weight double", MissingDataError,
@@ -337,6 +386,21 @@ def test_removed_nodes_are_not_there(spark: SparkSession, tmp_path: Path) -> Non
         frames = fingerprint_frames(spark, store, graph, ids=ids)  # type: ignore[arg-type]
         assert {row.id for row in frames.vertices.collect()} == expected
         assert {end for row in frames.edges.collect() for end in (row.src, row.dst)} == expected
+
+
+@pytest.mark.parametrize(("zero", "one"), [(0, 1), ("0", "1")])
+def test_a_removed_node_is_told_from_one_whose_key_is_blank(
+    spark: SparkSession, tmp_path: Path, zero: Any, one: Any
+) -> None:
+    first = build_graph(pa.table({"user": [zero, one], "item": [one, zero]}), tmp_path / "first")
+    graph = build_graph(pa.table({"user": [zero], "item": [one]}), tmp_path / "graph", previous=first)
+    store = compute_fingerprints(graph, tmp_path / "fingerprints", PARAMS)
+
+    frames = fingerprint_frames(spark, store, graph, ids="dense")
+
+    assert [(row.kind, row.key) for row in frames.vertices.orderBy("id").collect()] == [
+        ("item", one), ("user", zero),
+    ]  # fmt: skip
 
 
 def test_what_cannot_be_given_back(

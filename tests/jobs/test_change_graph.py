@@ -52,6 +52,29 @@ def test_changes_of_all_sorts(fairpath, market: Path) -> None:
     assert again.json["checksum"] == new.checksum
 
 
+def test_warnings_of_what_may_not_be_meant(fairpath, market: Path) -> None:
+    files = {
+        "friends.csv": "src,dst,weight\na,b,5e9\na,c,1\na,d,3\nb,a,1\n",
+        "unfriended.csv": "src,dst\na,b\n",
+        "other.csv": "src,dst\nb,a\n",
+    }
+    for name, text in files.items():
+        (market / name).write_text(text)
+    assert fairpath("build-graph", market / "friends.csv", "--out", market / "f").code == 0
+    args = ["change-graph", market / "f", "--removed", market / "unfriended.csv"]
+    result = fairpath(*args, "--out", market / "new")
+    assert result.code == 0, result.err
+    assert (result.json["rows_rounded"], result.json["opposites_left"]) == (1, 1)
+    assert "weights that are no integers, or add up to 2^32 or more, are known to 2^-31" in result.err
+    assert "the opposite of removed edges stays (--undirected" in result.err
+    meant = fairpath(*args, "--directed", "--out", market / "meant")
+    assert meant.json["opposites_left"] == 1
+    assert "opposite" not in meant.err
+    result = fairpath(*args, "--added", market / "other.csv", "--out", market / "new")
+    assert result.code == 2
+    assert "new: exists, made from other input; choose another output or remove it" in result.err
+
+
 def test_a_build_after_another(fairpath, market: Path) -> None:
     (market / "later.csv").write_text("user,item\ncat,lamp\neve,tent\n")
     args = ["build-graph", market / "later.csv", "--previous", market / "g", "--out", market / "new"]
@@ -71,7 +94,7 @@ def test_a_build_after_another(fairpath, market: Path) -> None:
         (["--removed", "added.csv"], 3, "added.csv: row 2: 'user': the graph has no user node 'dan'"),
         (["--added", "absent.csv"], 3, "absent.csv: no such file"),
         (["--removed", "interactions.csv", "--added", "interactions.csv"], 3, "is both removed and added"),
-        ([], 2, "a change must be given"),
+        ([], 2, "a change must be given: --added, --removed or --removed-nodes"),
         (["--added", "added.csv", "--set", "graph.engine=nothing"], 2, "graph.engine"),
     ],
 )

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -537,7 +538,7 @@ def test_output_built_from_other_input(fairpath, own):
     (own / "interactions.csv").write_text(INTERACTIONS + "dan,tent,1\n")
     result = fairpath("build-graph", own / "interactions.csv", "--out", own / "g")
     assert result.code == 2
-    assert f"{own}/g: exists, made from other input\n" in result.err
+    assert f"{own}/g: exists, made from other input; choose another output or remove it\n" in result.err
 
 
 def test_rows_that_cannot_be_composed(fairpath, own):
@@ -605,6 +606,31 @@ def test_a_missing_graph_is_found_before_an_engine_starts(fairpath, tmp_path, en
     result = fairpath("fingerprints", tmp_path / "absent", "--out", tmp_path / "f", *args)
     assert result.code == 3
     assert "absent: no such store" in result.err
+
+
+def test_a_result_that_is_there_needs_no_cluster(fairpath, own):
+    (own / "taken").mkdir()
+    spark = ("--master", "spark://127.0.0.1:1", "--log-level", "error")
+    graph = fairpath("build-graph", own / "interactions.csv", "--out", own / "g", *spark)
+    assert graph.code == 0, graph.err
+    rows = fairpath("fingerprints", own / "g", "--out", own / "f", "--n-walks", 20000, *spark)
+    assert (rows.code, rows.json["kept"]) == (0, True), rows.err
+    for command in (("build-graph", own / "interactions.csv"), ("fingerprints", own / "g")):
+        result = fairpath(*command, "--out", own / "taken", *spark)
+        assert result.code == 2
+        assert "taken: exists and is not a store" in result.err
+
+
+def test_sigterm_ends_a_command_as_an_interrupt_does(fairpath, own, monkeypatch):
+    def ended(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    files, before = files_below(own), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("ppr.manifest.publish", ended)
+    result = fairpath("build-graph", own / "interactions.csv", "--out", own / "new")
+    assert (result.code, result.out) == (130, "")
+    assert files_below(own) == files
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_full_disk(fairpath, own, monkeypatch):

@@ -58,15 +58,16 @@ def test_tracebacks_do_not_show_variables(capsys):
     assert "password = " not in err
 
 
-def test_an_interrupt_under_spark_silences_libraries_and_restores_the_handler(capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_under_spark_silences_libraries_and_restores_the_handler(capsys, number):
     configure_logs("info", "text")
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), plain_interrupts():
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
     logging.error("interrupted while sending a command")
     logging.getLogger("py4j.clientserver").error("interrupted")
     assert capsys.readouterr().err == ""
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
 def test_libraries_log_in_the_same_form_from_warnings_on(capsys):

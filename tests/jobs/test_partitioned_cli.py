@@ -27,12 +27,17 @@ def test_the_way_chosen_is_told_and_changes_nothing(
     for name, options in {
         "whole": (),
         "asked": ("--partitioned", "always", "--worker-memory", ENOUGH),
-        "small": ("--worker-memory", 100, "--partitioned", "never"),
+        "small": ("--worker-memory", "7MB", "--partitioned", "never"),
     }.items():
-        done = fairpath("fingerprints", graph, "--out", tmp_path / name, "--n-walks", 50, *options)
+        done = fairpath(
+            "fingerprints", graph, "--out", tmp_path / name, "--n-walks", 50, "--threads", 3, *options
+        )
         assert done.code == 0, done.err
         seen[name] = done.json
         assert seen[name]["why"] in done.err
+        line = "walks" if name != "asked" else f"worker_memory={ENOUGH}"
+        assert line in done.err
+        assert ("parts=3 slots=3" in done.err) == (name == "asked")
     assert [seen[name]["partitioned"] for name in seen] == [False, True, False]
     assert "are within 60% of the" in seen["whole"]["why"]
     assert seen["asked"]["why"] == "asked for: 'partitioned' is 'always'"
@@ -40,11 +45,31 @@ def test_the_way_chosen_is_told_and_changes_nothing(
 
 
 @pytest.mark.parametrize(
+    ("text", "n_bytes"), [("2GB", 2 * 10**9), ("512MiB", 1 << 29), ("1.5g", 15 * 10**8), ("7000000", ENOUGH)]
+)
+def test_memory_may_have_a_unit(fairpath: Callable[..., Result], text: str, n_bytes: int) -> None:
+    for options in (("--worker-memory", text), ("--set", f"fingerprints.worker_memory={text}")):
+        for command in (("fingerprints",), ("refresh", "--from", "old", "--from-graph", "before")):
+            name, *given = command
+            done = fairpath(name, "graph", *given, "--out", "out", *options, "--dry-run")
+            assert done.code == 0, done.err
+            assert done.json["settings"]["fingerprints"]["worker_memory"]["value"] == n_bytes
+
+
+@pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--worker-memory", 0), 2, "worker_memory"),
-        (("--worker-memory", 100), 3, "'memory_bytes' must be at least"),
+        (("--worker-memory", 0), 2, "'worker_memory' must be at least 6553600 bytes"),
+        (("--worker-memory", 6_553_599), 2, "'worker_memory' must be at least 6553600 bytes"),
+        (("--worker-memory", "-5"), 2, "'worker_memory' could not parse"),
+        (("--worker-memory", "much"), 2, "'worker_memory' could not parse"),
+        (("--worker-memory", "2XB"), 2, "'worker_memory' could not interpret byte unit: XB"),
         (("--engine", "dask", "--partitioned", "always"), 2, "the local and the Spark engine"),
+        (
+            ("--engine", "dask", "--worker-memory", 10**9),
+            2,
+            "'fingerprints.worker_memory' goes with the local",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(

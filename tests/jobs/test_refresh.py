@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
+from ppr.local import compute_fingerprints
 from tests.command_line import Result
 from tests.oracles.fingerprint_runs import file_hashes
 from tests.oracles.refreshes import NEW, OLD, PARAMS, TOLERANCE, refresh, walk
@@ -45,6 +49,7 @@ def test_refresh(fairpath: Program, stores: Path, tmp_path: Path) -> None:
     result = ended.json
     seconds = {name: result.pop(name) for name in ("bound_seconds", "walk_seconds", "seconds")}
     assert 0 < seconds["walk_seconds"] < seconds["seconds"]
+    assert "are within 60% of the" in result.pop("why")
     assert result == {
         "fingerprints": str(tmp_path / "out"),
         "checksum": expected.checksum,
@@ -58,12 +63,32 @@ def test_refresh(fairpath: Program, stores: Path, tmp_path: Path) -> None:
         "share_recomputed": plan.due.size / plan.sources.size,
         "kept": False,
         "engine": "local",
+        "partitioned": False,
     }
     (line,) = (line for line in ended.err.splitlines() if "rows to compute" in line)
     assert f"recomputed={plan.due.size}" in line
     again = fairpath(*given).json
     assert again["kept"]
-    assert {name: again[name] for name in plan.facts} == plan.facts
+    assert {name: again[name] for name in result} == {**result, "kept": True, "partitioned": None}
+    assert again.keys() == result.keys() | seconds.keys() | {"why"}
+    ended = fairpath("fingerprints", stores / "new-graph", "--out", tmp_path / "out")
+    assert ended.code == 2
+
+
+def test_over_parts_of_the_graph(
+    fairpath: Program, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows, told and shown as what they came by."""
+    fairpath(*arguments(stores, tmp_path / "whole", "--tolerance", TOLERANCE))
+    monkeypatch.setattr("jobs.progress.LOG_EVERY_S", 0.0)
+    given = ["--tolerance", TOLERANCE, "--partitioned", "always", "--worker-memory", "7MB"]
+    ended = fairpath(*arguments(stores, tmp_path / "parts", *given))
+    assert ended.code == 0, ended.err
+    assert ended.json["partitioned"]
+    assert ended.json["why"] == "asked for: 'partitioned' is 'always'"
+    assert "fingerprints, rounds" in ended.err
+    assert "fingerprints, blocks" not in ended.err
+    assert file_hashes(tmp_path / "parts") == file_hashes(tmp_path / "whole")
 
 
 def test_all_are_computed_where_so_many_are_due(fairpath: Program, stores: Path, tmp_path: Path) -> None:
@@ -71,6 +96,9 @@ def test_all_are_computed_where_so_many_are_due(fairpath: Program, stores: Path,
     assert "so many rows moved that all are computed" in ended.err
     result = ended.json
     assert (result["share_recomputed"], result["largest_bound"]) == (1.0, 0.0)
+    again = fairpath(*arguments(stores, tmp_path / "out", "--set", "refresh.tolerance=0.0001")).json
+    differing = {"kept", "seconds", "bound_seconds", "walk_seconds", "partitioned", "why"}
+    assert {name for name in result.keys() | again.keys() if result.get(name) != again.get(name)} == differing
     walk(NEW)(None, tmp_path / "full")
     assert file_hashes(tmp_path / "out") == file_hashes(tmp_path / "full")
 
@@ -83,6 +111,52 @@ def test_sources_may_be_named(fairpath: Program, stores: Path, tmp_path: Path) -
     file.write_text("".join(f"{key}\n" for key in NEW.keys(np.array([3, 4])).tolist()))
     fairpath(*arguments(stores, tmp_path / "few", "--sources", file, "--tolerance", 1.5))
     assert FingerprintStore.open(tmp_path / "few").sources.tolist() == [3, 4]
+
+
+def test_new_users_get_rows_or_a_warning(fairpath: Program, stores: Path, tmp_path: Path) -> None:
+    """Where the old rows are those of all users there were, and of some."""
+    old, new = Graph.open(stores / "old-graph"), Graph.open(stores / "new-graph")
+    of_users, of_some = tmp_path / "users", tmp_path / "some"
+    users = old.nodes_of_kind("user")
+    params = replace(PARAMS, target_kinds=("item",))
+    compute_fingerprints(old, of_users, params, sources=users)
+    compute_fingerprints(old, of_some, params, sources=users[:-1])
+
+    def of(store: Path, out: Path) -> Result:
+        given = ["--from", store, "--from-graph", stores / "old-graph", "--tolerance", 1.5]
+        return fairpath("refresh", stores / "new-graph", *given, "--out", out)
+
+    ended = of(of_users, tmp_path / "all")
+    assert ended.json["sources"] == new.nodes_of_kind("user").size
+    assert "new nodes" not in ended.err
+    ended = of(of_some, tmp_path / "few")
+    assert ended.json["sources"] == np.setdiff1d(users[:-1], new.removed).size
+    assert f"new_nodes={new.n_nodes - old.n_nodes}" in ended.err
+    assert fairpath("recommend", stores / "new-graph", tmp_path / "all").code == 0
+    ended = fairpath("recommend", stores / "new-graph", tmp_path / "few")
+    assert ended.code == 2
+    (key,) = new.keys(np.setdiff1d(new.nodes_of_kind("user"), users[:-1])[:1]).tolist()
+    problem = "has no fingerprint in this store; compute or refresh the store with it among the sources"
+    assert f"{tmp_path}/few: user {key!r} {problem}" in ended.err
+
+
+def test_outputs_that_cannot_be_written(fairpath: Program, stores: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = fairpath(*arguments(stores, tmp_path / "file" / "x", "--tolerance", TOLERANCE))
+    assert ended.code == 3
+    assert f"{tmp_path}/file/x: cannot be written (Not a directory)" in ended.err
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        ended = fairpath(*arguments(stores, tmp_path / "out", "--tolerance", TOLERANCE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert ended.code == 3
+    assert f"{tmp_path}/out.partial/due: cannot be written (File too large)" in ended.err
+    assert not (tmp_path / "out").exists()
+    assert fairpath(*arguments(stores, tmp_path / "out", "--tolerance", TOLERANCE)).code == 0
 
 
 def test_bad_input_is_named(fairpath: Program, stores: Path, tmp_path: Path) -> None:

@@ -125,8 +125,10 @@ def test_what_the_fingerprints_go_on_from(usual: dict[str, Any]) -> None:
     same = {"recomputed": 0, "rows_changed": 0}
     told = _read(judged | {"fingerprints": made | same}).text
     assert "Those of the run 20260130T000000Z: nothing in the graph has changed since." in told
-    told = _read(judged | {"fingerprints": made | {"recomputed": made["rows"], "rows_changed": None}}).text
-    assert "so much changed that all rows were computed anew." in told
+    in_full = {"recomputed": made["rows"], "rows_changed": None, "why": "made in full: over half are new"}
+    told = _read(judged | {"fingerprints": made | in_full}).text
+    assert "Made in full: over half are new." in told
+    assert "Refreshed" not in told
     told = _read(judged | {"fingerprints": fingerprints(first=True)}).text
     assert "Made in full: there is no run before this one." in told
     assert "at most" not in told

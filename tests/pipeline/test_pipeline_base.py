@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from jobs import build_graph as build_job
 from jobs.pipeline.record import Run, key_of, output
 from jobs.pipeline.run import run
 from ppr.build import build_graph
+from ppr.errors import DataError
 from ppr.exact import exact_ppr
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
@@ -200,6 +202,76 @@ def test_other_parameters_begin_anew(nights: Path, items_only: dict[str, Any]) -
     assert facts(nights, JULY)["base"] == "20250601T000000Z"
 
 
+def test_a_step_with_other_parameters_goes_on_from_nothing(
+    nights: Path, items_only: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its rows are those of the settings, whether the graph is a new one or the base's."""
+    usual = settings_of(nights, items_only)
+    other = usual.model_copy(update={"fingerprints": usual.fingerprints.model_copy(update={"n_walks": 100})})
+    run(usual, MADE, until=AUGUST)
+    run(usual, ["collect", "graph"], until=datetime(2025, 9, 1, tzinfo=UTC))  # no row is new: August's graph
+    for until in (JUNE, datetime(2025, 9, 1, tzinfo=UTC)):
+        usual_key = Run.open(nights / "work", until).key("fingerprints")
+        run(other, ["fingerprints"], until=until)
+        store = FingerprintStore.open(made(nights, until, "fingerprints"))
+        (graph,) = graphs(nights, until)
+        full = compute_fingerprints(graph, tmp_path / f"{until.month}", other.fingerprints.params())
+        assert store.params.n_walks == 100
+        assert store.checksum == full.checksum
+        told = facts(nights, until)
+        assert told["base"] is None
+        assert "was made with other settings" in told["why"]
+        run(usual, ["fingerprints"], until=until)  # changed back: what it was
+        assert usual_key in (None, Run.open(nights / "work", until).key("fingerprints"))
+        assert facts(nights, until)["base"] is not None
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_rows_in_full_stay_so_when_the_base_is_back(
+    nights: Path, items_only: dict[str, Any], tmp_path: Path, damage: str
+) -> None:
+    """The run says that its rows go on from nothing; done again, it gives the same bits."""
+    settings = settings_of(nights, items_only)
+    run(settings, ["collect", "graph"], until=JULY)
+    base = made(nights, JUNE, "fingerprints")
+    shutil.copytree(base, tmp_path / "base")
+    if damage == "gone":
+        shutil.rmtree(base)
+    else:
+        (base / "scores.npy").write_bytes(b"x")
+    run(settings, ["fingerprints"], until=JULY)
+    why = facts(nights, JULY)["why"]
+    assert ("are gone" if damage == "gone" else "cannot be used") in why
+    assert (
+        "made in full: "
+        + json.loads((nights / "work/runs/20250701T000000Z/run.json").read_text())["base"]["rows_in_full"]
+        == why
+    )
+    before = [digests(made(nights, JULY, step)) for step in MADE]
+    shutil.rmtree(base, ignore_errors=True)
+    for again in range(2):  # without the base's rows, and with them
+        for step in ("graph", "fingerprints"):
+            shutil.rmtree(made(nights, JULY, step))
+        run(settings, MADE, until=JULY)
+        assert [digests(made(nights, JULY, step)) for step in MADE] == before
+        assert facts(nights, JULY)["why"] == why
+        if not again:
+            shutil.copytree(tmp_path / "base", base)
+
+
+def test_a_night_done_again_without_tolerance_has_no_base(nights: Path, items_only: dict[str, Any]) -> None:
+    alone = settings_of(nights, items_only, tolerance=0.0)
+    run(alone, ["fingerprints"], until=JUNE)  # of a graph that went on from May's
+    assert facts(nights, JUNE)["why"] == "made in full: 'tolerance' is 0"
+    run(alone, MADE, until=JUNE)
+    assert Run.open(nights / "work", JUNE).base is None
+    assert facts(nights, JUNE)["base"] is None
+    assert not graphs(nights, JUNE)[0].manifest["parents"]
+    before = digests(made(nights, JUNE, "fingerprints"))
+    run(settings_of(nights, items_only), ["fingerprints"], until=JUNE)
+    assert digests(made(nights, JUNE, "fingerprints")) == before
+
+
 def test_nothing_new_is_nothing_made(nights: Path, items_only: dict[str, Any]) -> None:
     run(settings_of(nights, items_only), MADE, until=AUGUST)
     result = run(settings_of(nights, items_only), MADE, until=datetime(2025, 9, 1, tzinfo=UTC))
@@ -211,6 +283,22 @@ def test_nothing_new_is_nothing_made(nights: Path, items_only: dict[str, Any]) -
     told = facts(nights, datetime(2025, 10, 1, tzinfo=UTC))
     assert told["recomputed"] > 0
     assert told["largest_bound"] <= finer
+    # So much more that all are computed: nothing has changed, and nothing says so.
+    end = datetime(2025, 11, 1, tzinfo=UTC)
+    result = run(settings_of(nights, items_only, tolerance=1e-9), until=end)
+    told = facts(nights, end)
+    assert told["why"].startswith(
+        "made in full: over half of the rows are new, or may have moved by more than 1e-09"
+    )
+    assert told["base"] == "20251001T000000Z"
+    shown = result["steps"]["fingerprints"]
+    assert (shown["base"], shown["why"], shown["share_recomputed"]) == (told["base"], told["why"], 1.0)
+    assert (shown["recomputed"], shown["largest_bound"], shown["mean_bound"]) == (
+        told["recomputed"],
+        0.0,
+        0.0,
+    )
+    assert report_of(nights, "20251101T000000Z")["fingerprints"]["why"] == told["why"]
 
 
 def test_a_run_up_to_now_goes_on_from_itself(tmp_path: Path, items_only: dict[str, Any]) -> None:
@@ -241,7 +329,29 @@ def test_what_the_next_night_needs_is_kept(nights: Path, items_only: dict[str, A
     assert sorted(path.name for path in (nights / "work/runs").iterdir()) == ["20250701T000000Z"]
 
 
-def test_too_many_removed_nodes_begin_anew(nights: Path, items_only: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_up_to_now_leaves_the_next_night_its_base(nights: Path, items_only: dict[str, Any]) -> None:
+    run(settings_of(nights, items_only, keep_runs=1), until=None)
+    assert made(nights, JUNE, "fingerprints").is_dir()
+    run(settings_of(nights, items_only), MADE, until=JULY)
+    assert facts(nights, JULY)["base"] == "20250601T000000Z"
+
+
+def test_a_run_that_failed_is_none_of_the_last(nights: Path, items_only: dict[str, Any]) -> None:
+    bad = nights / "bad.parquet"
+    bad.write_bytes(b"no table")
+    for month in (7, 8):
+        with pytest.raises(DataError):
+            run(
+                settings_of(nights, {"interactions": [str(bad)]}, keep_runs=2),
+                until=datetime(2025, month, 1, tzinfo=UTC),
+            )
+    run(settings_of(nights, items_only, keep_runs=2), until=datetime(2025, 9, 1, tzinfo=UTC))
+    names = {path.name for path in (nights / "work/runs").iterdir()}
+    assert names == {f"20250{month}01T000000Z" for month in (6, 7, 8, 9)}
+    assert made(nights, JUNE, "fingerprints").is_dir()
+
+
+def test_too_many_removed_nodes_begin_anew(nights: Path, items_only: dict[str, Any]) -> None:
     few = {"interactions": [items_only["interactions"][0] + "/0.parquet"]}
     run(settings_of(nights, few), MADE, until=JULY)
     (july,) = graphs(nights, JULY)
@@ -249,15 +359,25 @@ def test_too_many_removed_nodes_begin_anew(nights: Path, items_only: dict[str, A
     assert removed > 0
     run(settings_of(nights, items_only, max_removed=removed), MADE, until=AUGUST)
     assert facts(nights, AUGUST)["base"] == "20250701T000000Z"
-    run(
-        settings_of(nights, items_only, max_removed=removed * 0.99),
-        MADE,
-        until=datetime(2025, 8, 2, tzinfo=UTC),
+    (august,) = graphs(nights, AUGUST)  # all nodes again, and the removed ones besides
+    removed, end = len(august.removed) / august.n_nodes, datetime(2025, 8, 2, tzinfo=UTC)
+    most = removed * (1.0 - 1e-6)
+    run(settings_of(nights, items_only, max_removed=most), MADE, until=end)
+    (anew,) = graphs(nights, end)
+    assert len(anew.removed) == 0
+    assert anew.n_nodes == august.live.size
+    assert not anew.manifest["parents"]
+    why = facts(nights, end, "graph")["why"]
+    assert facts(nights, end)["base"] is None
+    found = re.fullmatch(
+        "made in full: ids begin anew, since ([0-9.]+%) of the nodes of the run 20250801T000000Z are removed "
+        r"ones \('max_removed' is ([0-9.]+%)\)",
+        why,
     )
-    (again,) = graphs(nights, datetime(2025, 8, 2, tzinfo=UTC))
-    # The night between has all nodes again, and the removed ones besides.
-    why = facts(nights, datetime(2025, 8, 2, tzinfo=UTC), "graph").get("why")
-    assert (why is None) == (len(graphs(nights, AUGUST)[0].removed) / again.n_nodes <= removed * 0.99)
+    assert found is not None
+    share, limit = found.groups()
+    assert share != limit
+    assert float(share[:-1]) == pytest.approx(100 * removed, rel=1e-5)
 
 
 def test_the_record_has_the_base_before_anything_is_made(

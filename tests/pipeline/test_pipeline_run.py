@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -151,6 +152,22 @@ def test_what_was_rolled_back_is_not_published_again(out: Path, deliveries: dict
     assert not result["published"]
     assert "rolled_back" in {reason["rule"] for reason in result["reasons"] if not reason["passed"]}
     assert current_version(out / "releases") != bad
+
+
+def test_what_was_rolled_back_is_not_published_again_from_another_base(
+    out: Path, deliveries: dict[str, Any]
+) -> None:
+    """The same data after no run before have other ids and rows, but are what the operator did not want."""
+    bad = open_release(out / "releases", str(current_version(out / "releases")))
+    rollback(Folder(out / "releases"))
+    shutil.rmtree(out / "work")
+    result = run(settings_of(out, deliveries), until=JUNE)
+    assert result["steps"]["graph"]["checksum"] != bad.manifest["stores"]["graph"]["checksum"]
+    assert not result["published"]
+    assert "rolled_back" in {reason["rule"] for reason in result["reasons"] if not reason["passed"]}
+    other = settings_of(out, deliveries, tolerance=0.9)  # something to publish again
+    result = run(other, until=JUNE)
+    assert "rolled_back" not in {reason["rule"] for reason in result["reasons"] if not reason["passed"]}
 
 
 def test_nothing_new_is_said(out: Path, deliveries: dict[str, Any]) -> None:

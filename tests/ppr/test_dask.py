@@ -6,8 +6,11 @@ import json
 import logging
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 
+from ppr import workers
 from ppr.errors import OutputExistsError, ParameterError, ResourceError, StoreError
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
@@ -179,42 +183,84 @@ def test_nothing_is_left_behind() -> None:
     assert (set(psutil.Process().children(recursive=True)), left - before[1]) == (before[0], set())
 
 
+def listening() -> set[tuple[str, int]]:
+    sockets = psutil.Process().net_connections()
+    return {tuple(socket.laddr) for socket in sockets if socket.status == psutil.CONN_LISTEN}
+
+
+def test_cluster_of_this_process_listens_to_this_machine_only() -> None:
+    before = listening()
+    with local_client(1):
+        opened = listening() - before
+    assert {host for host, _ in opened} <= {"127.0.0.1"}
+    assert listening() <= before
+
+
 # What goes wrong ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("address", "error", "message"),
+    ("address", "rule"),
     [
-        ("tcp://127.0.0.1:9", ResourceError, "tcp://127.0.0.1:9: no Dask scheduler answers there"),
-        (
-            "somewhere",
-            ParameterError,
-            r"'scheduler' must be an address such as .* \(got 'somewhere': missing",
-        ),
-        ("http://h:1", ParameterError, "unknown address scheme 'http'"),
+        ("", "missing port"),
+        ("localhost", "missing port"),
+        ("tcp://", "missing port"),
+        ("tcp://:8786", "a host and a port"),
+        ("tcp://h:0", "a host and a port"),
+        ("tcp://h:65536", "a host and a port"),
+        ("tcp://h:x", "invalid literal"),
+        ("tcp://[::1", "invalid address"),
+        ("http://h:1", "unknown address scheme 'http'"),
+        ("inproc://h/1/1", "inproc:// cannot be used here"),
+        ("tls://127.0.0.1:9", "no certificates, 'distributed.comm.tls'"),
     ],
 )
-def test_scheduler_that_is_not_there(address: str, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message), dask_client(address, SHORT_S):
+def test_bad_address_is_refused_before_a_client_is_made(
+    monkeypatch: pytest.MonkeyPatch, address: str, rule: str
+) -> None:
+    monkeypatch.setattr(dask, "Client", None)  # one that fails half-way blocks the end of the program
+    with pytest.raises(ParameterError) as raised, dask_client(address, SHORT_S):
+        raise AssertionError
+    assert str(raised.value).startswith("'scheduler' must ")
+    assert rule in str(raised.value)
+    assert f"got {address!r}" in str(raised.value)
+
+
+def test_certificates_that_are_not_there(tmp_path: Path) -> None:
+    tls = ("distributed.comm.tls.ca-file", "distributed.comm.tls.client.cert")
+    absent = dict.fromkeys(tls, str(tmp_path / "absent.pem"))
+    with (
+        dask_config.set(absent),
+        pytest.raises(ResourceError, match=r"'distributed.comm.tls' .* No such file"),
+        dask_client("tls://127.0.0.1:9", SHORT_S),
+    ):
+        raise AssertionError
+
+
+def test_scheduler_that_is_not_there() -> None:
+    with (
+        pytest.raises(ResourceError, match=r"tcp://127.0.0.1:9: no Dask scheduler answers there"),
+        dask_client("tcp://127.0.0.1:9", SHORT_S),
+    ):
         raise AssertionError
 
 
 def test_cluster_without_workers(graph: Graph, tmp_path: Path) -> None:
     with (
-        cluster_of(n_workers=0, processes=False) as cluster,
+        cluster_of(n_workers=0) as cluster,
         pytest.raises(ResourceError, match=r"the Dask cluster has no workers \(waited 0\.2 s\)"),
     ):
         compute(cluster.scheduler_address, graph, tmp_path / "out", timeout_s=SHORT_S)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("place", "package"), [("scheduler", "distributed"), ("tcp://w:1", "fairpath")])
+@pytest.mark.parametrize(("place", "package"), [("scheduler", "distributed"), ("tcp://w:1", "dask")])
 def test_other_versions_are_refused(place: str, package: str) -> None:
-    ours = {"python": "3.12.1.final.0", "dask": "9.1", "distributed": "9.1", "fairpath": "0.1.0"}
+    ours = {"python": "3.12.1.final.0", "dask": "9.1", "distributed": "9.1"}
     alike = {"packages": ours | {"python": "3.12.7.final.0"}}
     other = {"packages": ours | {package: "8.4"}}
     found = {"client": {"packages": ours}, "scheduler": alike, "workers": {"tcp://w:1": alike}}
-    dask._check_versions(SimpleNamespace(get_versions=lambda packages: found))
+    dask._check_versions(SimpleNamespace(get_versions=lambda: found))
     if place == "scheduler":
         found["scheduler"] = other
     else:
@@ -222,7 +268,55 @@ def test_other_versions_are_refused(place: str, package: str) -> None:
     with pytest.raises(
         ResourceError, match=rf"{package} at Dask's {place} must be {ours[package]}, .*got 8.4"
     ):
-        dask._check_versions(SimpleNamespace(get_versions=lambda packages: found))
+        dask._check_versions(SimpleNamespace(get_versions=lambda: found))
+
+
+CHANGED = """
+import ppr.workers
+ppr.workers.code_digest = lambda: "0" * 64
+"""
+OF_BEFORE = """
+import ppr.workers
+vars(ppr.workers).pop("code_digest", None)
+"""
+
+
+@pytest.mark.parametrize("code", [CHANGED, OF_BEFORE], ids=["changed", "of before"])
+def test_worker_with_other_code_is_refused(graph: Graph, tmp_path: Path, code: str) -> None:
+    with (
+        cluster_of(n_workers=1, preload=code) as cluster,
+        pytest.raises(ResourceError, match=r"the code of fairpath at Dask's tcp://.* must be the same"),
+    ):
+        compute(cluster.scheduler_address, graph, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (lambda load: "0" * 64, "the code of fairpath at Dask's scheduler must be the same"),
+        (lambda load: __import__("absent"), "Dask's scheduler cannot import .*absent.*install fairpath"),
+    ],
+)
+def test_scheduler_with_other_code_is_refused(theirs: Any, message: str) -> None:
+    cluster = SimpleNamespace(run_on_scheduler=theirs, run=lambda load, on_error: {"tcp://w:1": load()})
+    with pytest.raises(ResourceError, match=message):
+        dask._check_code(cluster)
+    cluster.run_on_scheduler = lambda load: load()
+    dask._check_code(cluster)
+
+
+def test_code_digest_changes_with_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "ppr"
+    (package / "kernels").mkdir(parents=True)
+    (package / "workers.py").write_text("")
+    monkeypatch.setattr(workers, "__file__", str(package / "workers.py"))
+    seen = set()
+    for name, text in (("kernels/a.py", "x = 1"), ("kernels/a.py", "x = 2"), ("kernels/b.py", "")):
+        (package / name).write_text(text)
+        seen.add(workers.code_digest.__wrapped__())
+    assert len(seen) == 3
+    assert workers.code_digest.__wrapped__() in seen
 
 
 def test_worker_without_this_package(graph: Graph, tmp_path: Path) -> None:
@@ -231,9 +325,7 @@ def test_worker_without_this_package(graph: Graph, tmp_path: Path) -> None:
     with (
         cluster_of(n_workers=1, preload=hide) as cluster,
         dask_client(cluster.scheduler_address) as client,
-        pytest.raises(
-            ResourceError, match=r"the Dask worker .* cannot import what it needs .*install fairpath"
-        ),
+        pytest.raises(ResourceError, match=r"Dask's tcp://.* cannot import what it needs .*install fairpath"),
     ):
         compute(client, graph, tmp_path / "out")
 
@@ -321,6 +413,16 @@ def test_lost_cluster(
     assert len(list((tmp_path / "out.partial").rglob("_SUCCESS"))) == 2
 
 
+def test_dask_logs_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    names = ("distributed.client", "distributed.utils", "tornado.application", "asyncio")
+    before = [logging.getLogger(name).level for name in names]
+    with local_client(1):
+        for name in names:
+            logging.getLogger(name).critical("a traceback")
+    assert [logging.getLogger(name).level for name in names] == before
+    assert "a traceback" not in capfd.readouterr().err
+
+
 # The command ----------------------------------------------------------------------------------------------
 
 
@@ -355,3 +457,58 @@ def test_command_without_a_scheduler_there(fairpath: Any, graph: Graph, tmp_path
     assert "no Dask scheduler answers there" in result.err
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_command_says_one_line(graph: Graph, tmp_path: Path) -> None:
+    code, err = stopped(graph, tmp_path / "out", "--engine", "dask", end=signal.SIGINT)
+    assert code == 130
+    assert "interrupted; the same command continues" in err[-1]
+    assert [line for line in err if "[info " not in line] == err[-1:]
+
+
+@pytest.mark.long
+def test_command_whose_scheduler_is_killed_says_one_line(graph: Graph, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(
+        [*DASK, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"], **quiet
+    ) as scheduler:
+        try:
+            with subprocess.Popen(
+                [*DASK, "worker", address, "--nthreads", "1", "--no-nanny"], **quiet
+            ) as worker:
+                try:
+                    code, err = stopped(
+                        *(graph, tmp_path / "out", "--scheduler", address),
+                        victim=scheduler,
+                        end=signal.SIGKILL,
+                    )
+                finally:
+                    worker.kill()
+        finally:
+            scheduler.kill()
+    assert code == 3
+    assert "fairpath: the Dask scheduler was lost" in err[-1]
+    assert [line for line in err if "[info " not in line] == err[-1:]
+
+
+DASK = (sys.executable, "-m", "dask")
+
+
+def stopped(
+    graph: Graph, out: Path, *options: str, end: int, victim: subprocess.Popen[bytes] | None = None
+) -> tuple[int, list[str]]:
+    """Exit code and log of a run; a signal ends it, or somebody else, once it has written a block."""
+    many = ("--n-walks", "1000000", "--set", "fingerprints.threads=1")
+    program = [sys.executable, "-m", "jobs.cli", "fingerprints", str(graph.path), "--out", str(out)]
+    with subprocess.Popen([*program, *many, *options], stderr=subprocess.PIPE, text=True) as run:
+        try:
+            while run.poll() is None and not list(out.parent.glob("*.partial/**/*.parquet")):
+                time.sleep(0.05)
+            (victim or run).send_signal(end)
+            err = run.communicate(timeout=60)[1]
+        finally:
+            run.kill()
+    return run.returncode, err.splitlines()

@@ -112,7 +112,7 @@ def test_memory_of_a_task_is_bounded_by_its_part(tmp_path: Path) -> None:
     batch, peaks, sent = Batch(0, (0, 1000), 0), [], []
     for number in range(3):
         (tmp_path / f"round-{number:06d}").mkdir()
-        task = RoundTask(str(tmp_path), number, params, parts, chunk, (batch,), {}, 0)
+        task = RoundTask(str(tmp_path), number, params, parts, chunk, (batch,), {}, 0, 12)
         tracemalloc.start()
         receipts = [task.run(graph, part) for part in range(len(parts))]
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -129,12 +129,12 @@ def test_sizes_follow_from_memory() -> None:
     small = plan_sizes(graph, params, memory_bytes=8_000_000, slots=2)
     assert small.n_parts == np.ceil(graph_bytes(graph) / 4_000_000)
     assert small.chunk_messages == 4_000_000 // 200
-    assert small.batch_sources == np.ceil((1 << 22) * small.n_parts / 17_000)
+    assert small.batch_sources == np.ceil(8 * 20_000 * small.n_parts / 17_000)
     assert plan_sizes(graph, params, memory_bytes=8_000_000, slots=2, n_parts=3, batch_sources=7) == Sizes(
         3, 7, 20_000
     )
-    with pytest.raises(ResourceError, match=r"'memory_bytes' must be at least 6553600 .* \(got 5000000\)"):
-        plan_sizes(graph, params, memory_bytes=5_000_000, slots=2)
+    with pytest.raises(ResourceError, match="may hold 6553599 bytes of graph .* over parts need 6553600"):
+        plan_sizes(graph, params, memory_bytes=6_553_599, slots=2)
     with pytest.raises(ParameterError, match=r"'batch_sources' must be positive \(got 0\)"):
         plan_sizes(graph, params, memory_bytes=1 << 30, slots=2, batch_sources=0)
     assert expected_moves(FingerprintParams(n_walks=100, restart_prob=0.5, max_steps=2)) == 75
@@ -147,7 +147,14 @@ def test_sizes_follow_from_memory() -> None:
         (10_000_000, "auto", True, "the graph's 17.0 MB are more than the 10.0 MB that a worker may hold"),
         (3_000_000_000, "auto", False, "the graph's 17.0 MB are within the 3.0 GB that a worker may hold"),
         (None, "always", True, "asked for: 'partitioned' is 'always'"),
-        (1, "never", False, "asked for: 'partitioned' is 'never'"),
+        (6_553_600, "never", False, "asked for: 'partitioned' is 'never'"),
+        (
+            17_000_008,
+            "auto",
+            True,
+            "the graph's 17,000,009 bytes are more than the 17,000,008 bytes that a worker may hold",
+        ),
+        (17_000_009, "auto", False, "the graph's 17.0 MB are within the 17.0 MB that a worker may hold"),
     ],
 )
 def test_choice(memory: int | None, wanted: str, partitioned: bool, reason: str) -> None:
@@ -160,6 +167,20 @@ def test_choice(memory: int | None, wanted: str, partitioned: bool, reason: str)
         partitioned=wanted,  # type: ignore[arg-type]
     )
     assert choice == Choice(partitioned, reason, 6, memory or 12_500_000)
+
+
+def test_choice_tells_small_sizes_and_refuses_too_small_ones() -> None:
+    about: dict[str, int] = {"machine_bytes": 50_000_000, "slots_per_machine": 2, "slots": 6}
+    small = hub_graph(10)
+    assert choose(small, **about, worker_memory=6_553_600).reason == (
+        "the graph's 179 bytes are within the 6.6 MB that a worker may hold"
+    )
+    assert choose(hub_graph(500), **about).reason.startswith("the graph's 8.5 kB are within 60%")
+    for partitioned in ("auto", "always", "never"):
+        with pytest.raises(
+            ParameterError, match=r"'worker_memory' must be at least 6553600 .*\(got 6553599\)"
+        ):
+            choose(small, **about, worker_memory=6_553_599, partitioned=partitioned)  # type: ignore[arg-type]
 
 
 records_of = st.lists(

@@ -164,7 +164,7 @@ def test_threads_do_not_change_bits(composable: FingerprintStore) -> None:
 def test_bad_input(composable: FingerprintStore, limited: FingerprintStore) -> None:
     with pytest.raises(UnknownNodeError, match="node 70 is not in the graph"):
         recommend(MARKET, composable, [40, 70], 5)
-    with pytest.raises(UnknownNodeError, match="node 3 has no fingerprint"):
+    with pytest.raises(UnknownNodeError, match="item 3 has no fingerprint in this store; compute or refresh"):
         recommend(MARKET, limited, [40, 3], 5)
     with pytest.raises(UnknownNodeError, match="llm"):
         recommend(MARKET, composable, [40], 5, kinds=("llm",))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ppr import manifest
+from ppr.errors import ParameterError, StoreError
 from ppr.exact import exact_ppr
 from ppr.fingerprints import FingerprintStore
 from ppr.fingerprints.writer import ARRAYS
@@ -18,7 +19,7 @@ from ppr.graph import Graph
 from ppr.local import compute_fingerprints
 from ppr.params import FingerprintParams
 from ppr.recommend import recommend
-from ppr.refresh import plan_refresh, refresh_fingerprints
+from ppr.refresh import change_bounds, plan_refresh, refresh_fingerprints, source_kinds
 from ppr.refresh.bound import walked_restart_prob
 from ppr.verd import Verd
 from tests.oracles.changing_graphs import Dense, lineages
@@ -167,10 +168,37 @@ def test_where_most_are_due_the_store_is_that_of_a_full_run(
     plan, refreshed = refresh(OLD, store, NEW, tmp_path / "out", tolerance)
     assert plan.full
     assert plan.due.tolist() == NEW.live.tolist()
-    assert plan.over > 0.9 * NEW.live.size
+    assert plan.over > 0.5 * NEW.live.size
     assert file_hashes(refreshed.path) == file_hashes(full.path)
     # And such a store is taken for the result of every refresh.
     assert refresh(OLD, store, NEW, tmp_path / "out", TOLERANCE)[1].checksum == full.checksum
+
+
+def test_the_bound_ends_where_most_are_over(store: FingerprintStore) -> None:
+    """Also where the part of the tolerance that may be lost is too small for a number."""
+    steps: list[int] = []
+    full = plan_refresh(OLD, store, NEW, 5e-324, progress=steps.append)
+    assert full.full
+    assert 0.5 * full.sources.size < full.over <= full.sources.size
+    assert steps[-1] < 10
+    assert not plan_refresh(OLD, store, OLD, 5e-324).due.size
+
+
+@pytest.mark.parametrize("slack", [0.0, -1.0, np.nan])
+def test_a_sum_without_end_is_refused(slack: float) -> None:
+    with pytest.raises(ParameterError, match="'slack' must be positive"):
+        change_bounds(OLD, np.ones(N_NODES), PARAMS, slack=slack)
+
+
+def test_tiny_tolerances_keep_what_reaches_no_change(tmp_path: Path) -> None:
+    """Fewer than half are over, so that the sum goes to its end."""
+    ring = np.arange(40) // 10 * 10 + (np.arange(40) + 1) % 10  # four rings
+    before = Graph.from_arrays(np.arange(41), ring)
+    ring[5] = 7
+    after = Graph.from_arrays(np.arange(41), ring)
+    plan = plan_refresh(before, walk(before)(None, tmp_path / "old"), after, 5e-324)
+    assert plan.due.tolist() == list(range(10))
+    assert not plan.bounds.any()
 
 
 def test_just_over_half_is_all(store: FingerprintStore) -> None:
@@ -197,6 +225,66 @@ def test_rows_may_be_asked_for(tmp_path: Path, store: FingerprintStore) -> None:
     assert refreshed.sources.tolist() == sorted(wanted.tolist())
     check_rows(plan, refreshed, few)
     refreshed.validate(NEW)
+
+
+KIND_IDS = np.array([0, 0, 0, 1, 1, 0, 0], np.uint8)  # users 0 to 2, items 3 and 4, users 5 and 6
+
+
+def ring_of(
+    nodes: list[int], kind_ids: NDArray[np.uint8], kinds: tuple[str, ...] = ("user", "item")
+) -> Graph:
+    """Graph of so many nodes as there are kinds, removed where they are not on the ring."""
+    weights = np.zeros((kind_ids.size, kind_ids.size))
+    weights[nodes, np.roll(nodes, 1)] = 1.0
+    rows, columns = weights.nonzero()
+    indptr = np.r_[0, np.cumsum(np.bincount(rows, minlength=kind_ids.size))]
+    removed = np.setdiff1d(np.arange(kind_ids.size), nodes).astype(np.int32)
+    return Graph.from_arrays(indptr, columns, kind_ids=kind_ids, kinds=kinds, removed=removed)
+
+
+@pytest.mark.parametrize(
+    ("sources", "kinds", "expected"),
+    [
+        ([0, 1, 2], ("user",), [0, 2, 5, 6]),
+        ([3, 4], ("item",), [3, 4]),
+        ([0, 1, 2, 3, 4], ("user", "item"), [0, 2, 3, 4, 5, 6, 7]),
+        ([0, 1], None, [0]),
+        ([0, 2], None, [0, 2]),  # all users of the new graph that the old one has
+        ([0, 1, 2, 3], None, [0, 2, 3]),
+        ([0, 2, 3, 4], None, [0, 2, 3, 4]),
+    ],
+)
+def test_sources_go_on_where_they_are_all_of_some_kinds(
+    tmp_path: Path, sources: list[int], kinds: tuple[str, ...] | None, expected: list[int]
+) -> None:
+    """User 1 goes, users 5 and 6 come, and a node of a new kind."""
+    old = ring_of([0, 1, 2, 3, 4], KIND_IDS[:5])
+    new = ring_of([0, 2, 3, 4, 5, 6, 7], np.r_[KIND_IDS, np.uint8(2)], ("user", "item", "tag"))
+    store = compute_fingerprints(old, tmp_path / "old", PARAMS, sources=np.array(sources, np.int32))
+    assert source_kinds(store, old) == kinds
+    _, refreshed = refresh(old, store, new, tmp_path / "new", 1.9)
+    assert refreshed.sources.tolist() == expected
+    refreshed.validate(new)
+    with pytest.raises(StoreError, match="computed from another graph"):
+        source_kinds(store, new)
+
+
+def test_a_list_has_all_once_the_others_are_removed(tmp_path: Path) -> None:
+    """The day on which they go changes nothing; from then on, all there are is all."""
+    old, less = ring_of([0, 1, 2], KIND_IDS[:3]), ring_of([0, 2, 3, 4], KIND_IDS[:5])
+    fewer, more = ring_of([0, 2], KIND_IDS[:5]), ring_of([0, 2, 5], KIND_IDS[:6])
+    store = compute_fingerprints(old, tmp_path / "0", PARAMS, sources=np.array([0, 2], np.int32))
+    for day, (before, after, expected) in enumerate([(old, less, [0, 2]), (less, fewer, [0, 2])], start=1):
+        store = refresh(before, store, after, tmp_path / str(day), 1.9)[1]
+        assert store.sources.tolist() == expected
+    assert refresh(fewer, store, more, tmp_path / "3", 1.9)[1].sources.tolist() == [0, 2, 5]
+
+
+def test_none_of_the_sources_is_left(tmp_path: Path) -> None:
+    old, new = ring_of([0, 1, 2], KIND_IDS[:3]), ring_of([1, 2], KIND_IDS[:3])
+    store = compute_fingerprints(old, tmp_path / "old", PARAMS, sources=np.array([0], np.int32))
+    with pytest.raises(StoreError, match=r"the new graph: has none of the sources of .*/old"):
+        plan_refresh(old, store, new, TOLERANCE)
 
 
 def test_who_got_other_neighbours_is_due_where_rows_leave_them_out(tmp_path: Path) -> None:

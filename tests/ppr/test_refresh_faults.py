@@ -28,6 +28,7 @@ from ppr.refresh import store as refresh_store
 from tests.oracles.changing_graphs import Dense, random_dense
 from tests.oracles.fingerprint_runs import file_hashes
 from tests.oracles.refreshes import (
+    N_NODES,
     NEW,
     OLD,
     PARAMS,
@@ -71,7 +72,7 @@ def test_a_finished_refresh_is_left_alone(tmp_path: Path, store: FingerprintStor
         finished_refresh(tmp_path / "out", store, NEW, 0.29, plan.sources)
     with pytest.raises(OutputExistsError, match="from other input"):
         refresh(OLD, refreshed_of_the_same(tmp_path, store), NEW, tmp_path / "out")
-    with pytest.raises(OutputExistsError, match=r"'tolerance' there is 0\.3, asked for None"):
+    with pytest.raises(OutputExistsError, match="exists, made by a refresh, not in full"):
         walk(NEW)(None, tmp_path / "out")  # a full run is something else
     (tmp_path / "file").touch()
     with pytest.raises(OutputExistsError, match="is not a store"):
@@ -101,7 +102,7 @@ def test_a_stopped_refresh_goes_on(tmp_path: Path, store: FingerprintStore) -> N
         refresh_fingerprints(plan, out, stopped)
     with pytest.raises(OutputExistsError, match=r"unfinished run, made with other parameters \('tolerance'"):
         refresh(OLD, store, NEW, out, 0.29)
-    with pytest.raises(OutputExistsError, match=r"holds an unfinished run, made with other parameters"):
+    with pytest.raises(OutputExistsError, match="holds an unfinished run, made by a refresh"):
         walk(NEW)(None, out)
     lock = OutputLock(tmp_path / "out.partial")
     with pytest.raises(OutputExistsError, match="another process"):
@@ -191,6 +192,11 @@ def test_pairs_that_do_not_belong_together(store: FingerprintStore) -> None:
     for tolerance in (-0.1, 2.0, float("nan")):
         with pytest.raises(ParameterError, match=r"'tolerance' must be from 0 to below 2 \(got"):
             plan_refresh(OLD, store, NEW, tolerance)
+    nobody = Graph.from_arrays(
+        np.zeros(N_NODES + 1, int), [], kind_ids=OLD.kind_ids, kinds=OLD.kinds, removed=OLD.live
+    )
+    with pytest.raises(StoreError, match="the new graph: has no nodes"):
+        plan_refresh(OLD, store, nobody, TOLERANCE)
     with pytest.raises(ParameterError, match="must name at least one node"):
         plan_refresh(OLD, store, NEW, TOLERANCE, sources=np.empty(0, np.int32))
     with pytest.raises(ParameterError, match="'sources'"):

@@ -149,11 +149,12 @@ def test_surroundings_and_popularity(graph: Graph, which: str, request: pytest.F
     assert find_ids(graph, graph.nodes.keys.take([0, 1]), ("item",)).tolist() == [-1, 1]
 
 
-def test_exports_leave_a_removed_nodes_key_out(graph: Graph, kept: FingerprintStore, tmp_path: Path) -> None:
-    export_parquet(kept, graph, tmp_path / "rows.parquet")
+def test_exports_name_no_removed_node(graph: Graph, store: FingerprintStore, tmp_path: Path) -> None:
+    export_parquet(store, graph, tmp_path / "rows.parquet")
     table = pq.read_table(tmp_path / "rows.parquet").to_pylist()
     assert [row["source"] for row in table] == LIVE
     for row in table:
         assert row["source_key"] == f"key {row['source']}"
-        assert row["keys"] == [None if node in GONE else f"key {node}" for node in row["ids"]]
+        assert row["keys"] == [f"key {node}" for node in row["ids"]]
+        assert not set(row["ids"]) & set(GONE)
         assert len(row["keys"]) == len(row["scores"])

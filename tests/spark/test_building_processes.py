@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,10 @@ def start(session: tuple[str, str], edges: Path, out: Path) -> subprocess.Popen[
 
 def kill_an_executor(driver: int) -> None:
     for process in psutil.Process(driver).children(recursive=True):
-        if "CoarseGrainedExecutorBackend" in " ".join(process.cmdline()):
-            process.send_signal(signal.SIGKILL)
-            return
+        with suppress(psutil.NoSuchProcess):  # other children of Spark come and go
+            if "CoarseGrainedExecutorBackend" in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGKILL)
+                return
     raise AssertionError("no executor was found")
 
 

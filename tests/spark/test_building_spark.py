@@ -13,19 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from py4j.protocol import Py4JError
 
 from ppr.build import build_graph
-from ppr.errors import DataError, OutputExistsError, ParameterError, PprError
+from ppr.errors import DataError, OutputExistsError, ParameterError, PprError, ResourceError
 from ppr.graph import Graph
 from ppr.inputs import EdgeInput, NodeInput, open_edges, open_nodes
 from ppr.kernels.edges import quantise_rows
 from ppr.spark import building_tasks
 from ppr.spark.building import build_graph_spark
-from ppr.spark.building_inputs import ReadRows, file_url, plan_reading
+from ppr.spark.building_inputs import ReadRows, plan_reading
 from ppr.spark.building_places import PlaceRows, RowRange
 from ppr.spark.building_reading import ReadPieces
 from ppr.spark.building_tasks import MergeRows
+from ppr.spark.failures import raise_readable
 from ppr.spark.slices import SliceWriter, allocate
+from ppr.urls import file_url
 from tests.command_line import Result
 
 if TYPE_CHECKING:
@@ -375,9 +378,24 @@ def test_full_disk_of_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(building_tasks, "_partition", lambda: 0)
     monkeypatch.setattr("ppr.spark.building_tasks.merge_sorted", full)
     batch = pa.RecordBatch.from_pydict({"edge": [1]})
-    with pytest.raises(RuntimeError, match=r"fairpath-error:\[\"ResourceError\", .*no space left"):
-        list(MergeRows(str(tmp_path), keep_loops=True)(iter([batch])))
-    assert not list(tmp_path.iterdir())
+    folder = tmp_path / ".out.new-vm-1-ab" / "spill"
+    folder.mkdir(parents=True)
+    message = rf"fairpath-error:\[\"ResourceError\", \"{tmp_path}/out: no space left"
+    with pytest.raises(RuntimeError, match=message):
+        list(MergeRows(str(folder), keep_loops=True)(iter([batch])))
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("reason", ["No space left on device", "Disk quota exceeded"])
+@pytest.mark.parametrize(
+    "where", ["Caused by: java.io.IOException: ", "Traceback (most recent call last):\nOSError: "]
+)
+def test_full_disk_of_spark_itself_is_told(reason: str, where: str) -> None:
+    error = Py4JError(f"An error occurred while calling o1.collect.\n{where}{reason}\n\tat java.base")
+    with pytest.raises(
+        ResourceError, match=rf"disk is full .*\({reason}\).*'spark.local.dir' or SPARK_LOCAL_DIRS"
+    ):
+        raise_readable(error)
 
 
 def test_folder_that_is_not_shared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 
 from ppr.errors import ParameterError, ResourceError, StoreError
 from ppr.fingerprints import FingerprintStore
@@ -21,6 +26,7 @@ from ppr.partitioned import Progress, Sizes, graph_bytes
 from ppr.partitioned.plan import plan_parts
 from ppr.partitioned.task import Batch, RoundTask
 from ppr.spark import choose_engine, compute_fingerprints_partitioned_spark
+from ppr.spark.blocks import slots
 from ppr.spark.partitioned import PartTask, _run_round
 from tests.oracles.random_graphs import random_graph
 
@@ -126,6 +132,8 @@ def test_the_workers_memory_decides(spark: SparkSession, graph: Graph) -> None:
     whole = choose_engine(spark, graph)
     assert (whole.partitioned, whole.slots, whole.memory_bytes) == (False, 2, machine // 4)
     assert "are within 60% of the" in whole.reason
+    # Of a graph, the choice sees its size only.
+    graph = replace(graph, indices=np.empty(2_000_000, np.int32), cumulative=None)
     size = graph_bytes(graph)
     just_fits = choose_engine(spark, graph, worker_memory=size)
     assert (just_fits.partitioned, just_fits.memory_bytes) == (False, size)
@@ -138,15 +146,35 @@ def test_the_workers_memory_decides(spark: SparkSession, graph: Graph) -> None:
             asked == "always",
             f"asked for: 'partitioned' is '{asked}'",
         )
-    with pytest.raises(ParameterError, match=r"'worker_memory' must be positive \(got 0\)"):
+    with pytest.raises(ParameterError, match=r"'worker_memory' must be at least \d+ bytes.*\(got 0\)"):
         choose_engine(spark, graph, worker_memory=0)
+
+
+def test_of_containers_on_one_host_the_smallest_counts(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppr.spark.partitioned.slots", lambda spark: 4)
+    offers = [("a", 8 << 30), ("a", 2 << 30), ("a", 8 << 30), ("b", 4 << 30)]
+    rows = [SimpleNamespace(host=host, memory=memory) for host, memory in offers]
+    session = MagicMock()
+    session.range.return_value.mapInArrow.return_value.collect.return_value = rows
+    assert choose_engine(session, graph).memory_bytes == (2 << 30) // 2 // 2
+
+
+@pytest.mark.parametrize("error", [Py4JError("no answer"), PySparkException("no answer")])
+def test_sparks_failure_while_slots_are_counted_is_told(graph: Graph, error: Exception) -> None:
+    session = MagicMock()
+    for result in (session.range().select().where(), session.range().select().distinct()):
+        result.collect.side_effect = result.count.side_effect = error
+    with pytest.raises(ResourceError, match=r"Spark failed \(no answer\)"):
+        choose_engine(session, graph)
+
+
+def test_slots_are_counted_by_their_rows(spark: SparkSession) -> None:
+    assert slots(spark) == spark.sparkContext.defaultParallelism == 2
 
 
 def test_memory_too_small_for_any_message(spark: SparkSession, graph: Graph, tmp_path: Path) -> None:
     assert graph.path is not None
-    with pytest.raises(
-        ResourceError, match=r"'memory_bytes' must be at least \d+ for any messages \(got 9\)"
-    ):
+    with pytest.raises(ParameterError, match=r"'worker_memory' must be at least \d+ bytes.*\(got 9\)"):
         compute_fingerprints_partitioned_spark(spark, graph.path, tmp_path / "out", PARAMS, worker_memory=9)
 
 
@@ -154,7 +182,7 @@ def a_round(graph: Graph, folder: Path) -> RoundTask:
     folder.mkdir()
     (folder / "round-000000").mkdir()
     np.save(folder / "sources.npy", np.arange(4, dtype=np.int32))
-    return RoundTask(str(folder), 0, PARAMS, plan_parts(graph, 2), 1000, (Batch(0, (0, 4), 0),), {}, 0)
+    return RoundTask(str(folder), 0, PARAMS, plan_parts(graph, 2), 1000, (Batch(0, (0, 4), 0),), {}, 0, 5)
 
 
 def test_worker_says_what_is_not_there(

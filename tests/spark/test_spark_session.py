@@ -12,6 +12,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 from jobs import spark_session as module
@@ -119,6 +120,39 @@ def test_nobody_listens_at_the_remote_address() -> None:
         port = closed_soon.getsockname()[1]
     with pytest.raises(ResourceError, match=f"no Spark Connect server answers at localhost:{port}"):
         spark_session(remote=f"sc://localhost:{port}/;user_id=alice;token=hush")
+
+
+@pytest.mark.usefixtures("no_active_session")
+def test_no_master_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [listening.getsockname()[1] for listening in (one, other)]
+    master = "spark://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+    with pytest.raises(ResourceError, match=f"no Spark master answers at {master} .*{ports[1]}: .*refused"):
+        spark_session(master=master)
+
+
+@pytest.mark.usefixtures("no_active_session")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (": org.apache.spark.SparkException: Could not parse it: 'x'", "Could not parse it: 'x'"),
+        (
+            ": java.lang.X: Cannot call methods on a stopped SparkContext.",
+            "it stopped at once; its log says why",
+        ),
+        ("", "An error occurred"),
+    ],
+)
+def test_what_java_says_of_a_session_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    def failing(*_: object) -> None:
+        raise Py4JError(f"An error occurred\n{text}\n\tat org.apache")
+
+    monkeypatch.setattr(module, "_start", failing)
+    with pytest.raises(ResourceError) as found:
+        spark_session(master="spark:x")
+    assert str(found.value) == f"Spark does not start at spark:x ({reason})"
 
 
 @pytest.fixture
