@@ -15,9 +15,7 @@ from ppr.changes import change_graph
 from ppr.inputs import EdgeInput
 from ppr.kernels.changes import row_weights
 from tests.oracles.naive_graph import assert_equal, naive_graph
-from tests.ppr.test_changes import inputs_of, quick_disk, weights_of
-
-__all__ = ["quick_disk"]
+from tests.ppr.test_changes import inputs_of, weights_of
 
 
 def test_directions_of_changes(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_sizes_follow_from_memory() -> None:
     assert plan_sizes(graph, params, memory_bytes=8_000_000, slots=2, n_parts=3, batch_sources=7) == Sizes(
         3, 7, 20_000
     )
-    with pytest.raises(ResourceError, match="may hold 6553599 bytes of graph .* over parts need 6553600"):
+    with pytest.raises(ResourceError, match=r"may hold 6553599 bytes of graph .* over parts need 6553600"):
         plan_sizes(graph, params, memory_bytes=6_553_599, slots=2)
     with pytest.raises(ParameterError, match=r"'batch_sources' must be positive \(got 0\)"):
         plan_sizes(graph, params, memory_bytes=1 << 30, slots=2, batch_sources=0)
