@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ppr.errors import OutputExistsError, ResourceError, StoreError
@@ -182,6 +183,53 @@ def test_damaged_state_is_told(tmp_path: Path) -> None:
     state.write_text(state.read_text()[:-9])
     with pytest.raises(StoreError, match=r"state\.json: damaged; remove .*rounds to start"):
         compute(out)
+
+
+def test_any_other_digit_in_the_state_is_told(tmp_path: Path) -> None:
+    """Other cuts or rounds would be other rows, without a sign."""
+    out = tmp_path / "out"
+    with pytest.raises(Killed):
+        compute(out, kill_after(5))
+    state = tmp_path / "out.partial" / "rounds" / "state.json"
+    text = state.read_text()
+    digits = [place for place, letter in enumerate(text) if letter.isdigit()]
+    assert len(digits) > 50
+    for place in digits:
+        state.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+        with pytest.raises(StoreError, match=r"state\.json: damaged; remove .*rounds to start"):
+            compute(out)
+    state.write_text("[]")
+    with pytest.raises(StoreError, match=r"state\.json: damaged"):
+        compute(out)
+
+
+@pytest.mark.parametrize("how", ["flipped", "short", "stub", "missing"])
+def test_sources_are_written_anew_by_every_run(tmp_path: Path, expected: FingerprintStore, how: str) -> None:
+    """A flipped one is a source of a batch under way."""
+    out = tmp_path / "out"
+    with pytest.raises(Killed):
+        compute(out, kill_after(2))
+    path = tmp_path / "out.partial" / "rounds" / "sources.npy"
+    if how == "flipped":
+        sources = np.load(path)
+        sources[:9] += 1
+        np.save(path, sources)
+    else:
+        damage(path, how)
+    assert compute(out).checksum == expected.checksum
+
+
+@pytest.mark.parametrize("how", ["short", "stub", "missing"])
+def test_sources_damaged_in_a_run_are_noticed(tmp_path: Path, expected: FingerprintStore, how: str) -> None:
+    out = tmp_path / "out"
+
+    def progress(seen: Progress) -> None:
+        if seen.rounds == 3:
+            damage(tmp_path / "out.partial" / "rounds" / "sources.npy", how)
+
+    with pytest.raises(StoreError, match=r"sources is damaged or missing .* the batches under way are disc"):
+        compute(out, progress)
+    assert compute(out).checksum == expected.checksum
 
 
 @pytest.mark.parametrize("failing", [3, 40, 200])

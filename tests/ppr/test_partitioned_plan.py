@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 from ppr.errors import MessagesError, ParameterError, ResourceError
 from ppr.graph import Graph
 from ppr.params import FingerprintParams
-from ppr.partitioned import Choice, Sizes, choose, graph_bytes, plan_sizes
-from ppr.partitioned.exchange import ExchangeWriter, Segment, merged, segments_of
+from ppr.partitioned import Choice, Sizes, choose, compile_kernels, graph_bytes, plan_sizes
+from ppr.partitioned.exchange import ExchangeWriter, Segment, ascending, merged, segments_of
 from ppr.partitioned.plan import PartArrays, Parts, expected_moves, plan_parts
+from ppr.partitioned.rounds import run_rounds
 from ppr.partitioned.stepping import by_part
-from ppr.partitioned.task import Batch, RoundTask
+from ppr.partitioned.task import Batch, Receipt, RoundTask
 from tests.oracles.random_graphs import random_graph
 
 
@@ -121,6 +123,44 @@ def test_memory_of_a_task_is_bounded_by_its_part(tmp_path: Path) -> None:
     # From the leaves all mass comes to the hub, which splits that of each source into its packets.
     assert sent[1] > 300_000 > sent[0]
     assert max(peaks) < min(part_bytes, 200 * chunk + (8 << 20))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [FingerprintParams(n_walks=20, restart_prob=0.02, top_k=10), FingerprintParams(n_walks=1000, top_k=None)],
+)
+def test_memory_of_a_whole_run_is_bounded(tmp_path: Path, params: FingerprintParams) -> None:
+    """Also where mass of many rounds is read at once, ranked and merged."""
+    compile_kernels(tmp_path / "warm")  # what numba holds does not count
+    graph = random_graph(2, n_nodes=1500, degree=6)
+    allowed = 6_600_000
+    sizes = plan_sizes(graph, params, memory_bytes=allowed, slots=1, n_parts=2)
+    peaks: list[int] = []
+
+    def execute(task: RoundTask) -> list[Receipt]:
+        receipts = []
+        for part in range(len(task.parts)):
+            tracemalloc.start()
+            receipts.append(task.run(graph, part))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return receipts
+
+    sources = np.arange(400, dtype=np.int32)
+    store = run_rounds(graph, tmp_path / "out", params, execute, sizes, sources=sources)
+    assert store.moves.sum() > 4 * sizes.chunk_messages * sizes.n_parts
+    assert max(peaks) < allowed
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_segments_fall_into_ascending_streams(bounds: list[tuple[int, int]]) -> None:
+    segments = [Segment(min(pair), max(pair), 1) for pair in bounds]
+    streams = ascending(segments)
+    assert [segment for stream in streams for segment in stream] == segments
+    for stream in streams:
+        assert all(a.last <= b.first for a, b in itertools.pairwise(stream))
+    for one, other in itertools.pairwise(streams):
+        assert one[-1].last > other[0].first
 
 
 def test_sizes_follow_from_memory() -> None:
