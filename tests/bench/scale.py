@@ -55,6 +55,7 @@ BUILD_SCALE = 18
 PARAMS = FingerprintParams(restart_prob=RESTART_PROB)
 FEW_STEPS = FingerprintParams(restart_prob=RESTART_PROB, max_steps=3)
 _SAMPLE_S = 0.1
+_LISTED_S = 2.0
 
 Round = tuple[float, Progress, int]
 """Seconds of a round, what it says of itself, and bytes of messages on the disk after it."""
@@ -86,6 +87,7 @@ def _figures(points: list[Point]) -> Iterator[Figure]:
     limit = most.limit_bytes / 2**20
     title = f"R-MAT 2^{LARGEST}, {most.n_edges / 2e6:.0f}M undirected edges"
     peak = max(point.peak_bytes for point in largest) / 2**20
+    check(peak > 0, "no worker was seen at work")
     yield at_most(f"{title}: peak memory of a worker", peak, limit, "MiB")
     yield note("... the bytes of the graph that walks touch", most.graph_bytes / 2**20, "MiB")
     yield note("... memory of an idle worker, which is not counted", most.idle_bytes / 2**20, "MiB")
@@ -245,14 +247,13 @@ class _Watch:
         self._thread.join()
 
     def _watch(self) -> None:
-        workers = _workers()
+        workers, listed = _workers(), time.monotonic()
         while not self._ended.wait(_SAMPLE_S):
+            if time.monotonic() - listed > _LISTED_S:  # idle workers end, and others take their place
+                workers, listed = _workers(), time.monotonic()
             for process in workers:
-                try:
+                with suppress(OSError, psutil.NoSuchProcess):  # it has just ended
                     self.peak = max(self.peak, _pss(process))
-                except (OSError, psutil.NoSuchProcess):
-                    workers = _workers()  # one was replaced
-                    break
 
 
 def _processes(fits: Callable[[list[str], psutil.Process], bool]) -> list[psutil.Process]:
