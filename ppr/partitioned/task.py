@@ -14,7 +14,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -248,7 +248,8 @@ class RoundTask:
         walkers = self._walkers(batch.first, batch.last)
         walkers[1][:] = self.number - batch.started
         stepper = Stepper(self.params, self.chunk_messages)
-        load = cache(lambda part: PartArrays.load(graph, self.parts, part))
+        # Few: what stays mapped is held.
+        load = lru_cache(maxsize=2)(lambda part: PartArrays.load(graph, self.parts, part))
         streams = self._segments("messages", self.number - 1, len(self.parts) + batch.wave)
         stopped: list[list[Records]] = [[] for _ in range(len(self.parts))]
         n_held = 0
