@@ -266,7 +266,7 @@ Caused by: java.io.EOFException
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        (TRACE, ResourceError, r"^Spark failed \(No space left on device\)$"),
+        (TRACE, ResourceError, r"^a disk is full where Spark writes \(No space left on device\)"),
         ("Answer from Java side is empty", ResourceError, r"\(Answer from Java side is empty\)$"),
         (
             "Traceback (most recent call last):\nModuleNotFoundError: No module named 'ppr'",
