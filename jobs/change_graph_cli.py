@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from jobs import options as opt
-from jobs.command import print_result, settings_for
+from jobs.command import print_result, settings_for, table_options
 from jobs.errors import ConfigurationError
 
 Added = Annotated[list[Path] | None, Option("--added", help="Edges that are new, or weigh more; repeatable.")]
@@ -40,14 +40,7 @@ def change_graph(
 ) -> None:
     """Make a graph store of a graph and changes to it, without the tables it was built from."""
     given = {
-        "graph.src": src,
-        "graph.dst": dst,
-        "graph.weight": weight,
-        "graph.delimiter": delimiter,
-        "graph.header": header,
-        "graph.src_kind": src_kind,
-        "graph.dst_kind": dst_kind,
-        "graph.directed": directed,
+        **table_options(src, dst, weight, delimiter, header, src_kind, dst_kind, directed),
         "log.level": log_level,
         "log.format": log_format,
     }

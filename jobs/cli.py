@@ -20,7 +20,7 @@ import typer
 
 from jobs import options as opt
 from jobs.change_graph_cli import change_graph
-from jobs.command import engine_for, print_result, settings_for
+from jobs.command import engine_for, engine_options, print_result, settings_for, table_options
 from jobs.errors import ConfigurationError, exit_code
 from jobs.fairqueue.cli import app as fairqueue
 from jobs.fairqueue.server.cli import spark_server
@@ -77,14 +77,7 @@ def build_graph(
     """Build a graph store from edges or interactions."""
     given = {
         "graph.engine": engine_for(engine, master, remote, None),
-        "graph.src": src,
-        "graph.dst": dst,
-        "graph.weight": weight,
-        "graph.delimiter": delimiter,
-        "graph.header": header,
-        "graph.src_kind": src_kind,
-        "graph.dst_kind": dst_kind,
-        "graph.directed": directed,
+        **table_options(src, dst, weight, delimiter, header, src_kind, dst_kind, directed),
         "spark.master": master,
         "spark.remote": remote,
         "log.level": log_level,
@@ -125,10 +118,7 @@ def fingerprints(
 ) -> None:
     """Compute the fingerprints of all nodes; resumes where a stopped run left off."""
     given = {
-        "fingerprints.engine": engine_for(engine, master, remote, scheduler),
-        "fingerprints.threads": threads,
-        "fingerprints.partitioned": partitioned,
-        "fingerprints.worker_memory": worker_memory,
+        **engine_options(engine, master, remote, scheduler, threads, partitioned, worker_memory),
         "fingerprints.n_walks": n_walks,
         "fingerprints.restart_prob": restart_prob,
         "fingerprints.top_k": top_k,
@@ -136,9 +126,6 @@ def fingerprints(
         "fingerprints.seed": seed,
         "fingerprints.target_kinds": target_kinds,
         "fingerprints.exclude_neighbors": exclude_neighbors,
-        "spark.master": master,
-        "spark.remote": remote,
-        "dask.scheduler": scheduler,
         "log.level": log_level,
         "log.format": log_format,
     }

@@ -76,6 +76,50 @@ def engine_for(
     return engine
 
 
+def engine_options(
+    engine: str | None,
+    master: str | None,
+    remote: str | None,
+    scheduler: str | None,
+    threads: int | None,
+    partitioned: str | None,
+    worker_memory: str | None,
+) -> dict[str, Any]:
+    """Settings that the options of a command that computes fingerprints stand for."""
+    return {
+        "fingerprints.engine": engine_for(engine, master, remote, scheduler),
+        "fingerprints.threads": threads,
+        "fingerprints.partitioned": partitioned,
+        "fingerprints.worker_memory": worker_memory,
+        "spark.master": master,
+        "spark.remote": remote,
+        "dask.scheduler": scheduler,
+    }
+
+
+def table_options(
+    src: str | None,
+    dst: str | None,
+    weight: str | None,
+    delimiter: str | None,
+    header: bool | None,
+    src_kind: str | None,
+    dst_kind: str | None,
+    directed: bool | None,
+) -> dict[str, Any]:
+    """Settings that the options of a command that reads tables of edges stand for."""
+    return {
+        "graph.src": src,
+        "graph.dst": dst,
+        "graph.weight": weight,
+        "graph.delimiter": delimiter,
+        "graph.header": header,
+        "graph.src_kind": src_kind,
+        "graph.dst_kind": dst_kind,
+        "graph.directed": directed,
+    }
+
+
 def print_result(result: Mapping[str, Any]) -> None:
     """Print a job's result as JSON on standard output."""
     typer.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))

@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from jobs import options as opt
-from jobs.command import engine_for, print_result, settings_for
+from jobs.command import engine_options, print_result, settings_for
 from jobs.logs import log_interrupt
 
 Old = Annotated[Path, Option("--from", help="Fingerprint store to refresh.")]
@@ -50,13 +50,7 @@ def refresh(
     """Bring fingerprints up to date with a changed graph: compute those that moved, keep the others."""
     given = {
         "refresh.tolerance": tolerance,
-        "fingerprints.engine": engine_for(engine, master, remote, scheduler),
-        "fingerprints.threads": threads,
-        "fingerprints.partitioned": partitioned,
-        "fingerprints.worker_memory": worker_memory,
-        "spark.master": master,
-        "spark.remote": remote,
-        "dask.scheduler": scheduler,
+        **engine_options(engine, master, remote, scheduler, threads, partitioned, worker_memory),
         "log.level": log_level,
         "log.format": log_format,
     }
