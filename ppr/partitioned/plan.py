@@ -181,9 +181,8 @@ def plan_sizes(
 ) -> Sizes:
     """Sizes for workers that may hold ``memory_bytes`` each of graph and messages, beside the interpreter.
 
-    A quarter of it is for the part, a quarter for messages; Arrow, the allocator and copies under way take as
-    much again (measured on Spark's workers, 2**23 nodes). What a single source needs comes on top where it is
-    more: its messages for a part, about 100 bytes for each of its moves at worst, and its row.
+    Half of it is for the part, half for messages. What a single source needs comes on top where it is more:
+    its messages for a part, about 100 bytes for each of its moves at worst, and its row.
 
     Parameters
     ----------
@@ -213,7 +212,7 @@ def plan_sizes(
             f"a worker may hold {memory_bytes} bytes of graph and messages, but walks over parts need "
             f"{LEAST_MEMORY_BYTES}: give more memory, or fewer workers"
         )
-    share = memory_bytes // 4
+    share = memory_bytes // 2
     chunk = share // _BYTES_PER_MESSAGE
     parts = n_parts or max(slots, math.ceil(graph_bytes(graph) / share))
     round_messages = min(_ROUND_MESSAGES, _CHUNKS_PER_ROUND * chunk)

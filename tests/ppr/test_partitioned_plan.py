@@ -167,11 +167,11 @@ def test_sizes_follow_from_memory() -> None:
     graph, params = hub_graph(1_000_000), FingerprintParams(n_walks=3000)
     assert plan_sizes(graph, params, memory_bytes=1 << 30, slots=2).n_parts == 2
     small = plan_sizes(graph, params, memory_bytes=8_000_000, slots=2)
-    assert small.n_parts == np.ceil(graph_bytes(graph) / 2_000_000)
-    assert small.chunk_messages == 2_000_000 // 200
-    assert small.batch_sources == np.ceil(8 * 10_000 * small.n_parts / 17_000)
+    assert small.n_parts == np.ceil(graph_bytes(graph) / 4_000_000)
+    assert small.chunk_messages == 4_000_000 // 200
+    assert small.batch_sources == np.ceil(8 * 20_000 * small.n_parts / 17_000)
     assert plan_sizes(graph, params, memory_bytes=8_000_000, slots=2, n_parts=3, batch_sources=7) == Sizes(
-        3, 7, 10_000
+        3, 7, 20_000
     )
     with pytest.raises(ResourceError, match=r"may hold 6553599 bytes of graph .* over parts need 6553600"):
         plan_sizes(graph, params, memory_bytes=6_553_599, slots=2)
