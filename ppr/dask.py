@@ -30,10 +30,8 @@ from ppr import errors
 from ppr.blocks import DEFAULT_BLOCK_MOVES, plan_blocks
 from ppr.errors import ParameterError, PprError, ResourceError
 from ppr.fingerprints import FingerprintRun, FingerprintStore
-from ppr.graph import Graph
-from ppr.local_copy import is_url, local_store
 from ppr.params import FingerprintParams
-from ppr.workers import WaveTask, check_receipts, code_digest, wave_size
+from ppr.workers import WaveTask, check_receipts, code_digest, driver_graph, wave_size
 
 DEFAULT_TIMEOUT_S = 30.0
 """How long a scheduler may take to answer, and a cluster to have a worker that works."""
@@ -103,8 +101,7 @@ def compute_fingerprints_dask(
     """
     if wave_blocks is not None and wave_blocks < 1:
         raise ParameterError(f"'wave_blocks' must be positive (got {wave_blocks})")
-    location = str(graph_url) if is_url(graph_url) else str(Path(graph_url).resolve())
-    graph = Graph.open(local_store(location, cache_dir=cache_dir))
+    location, graph = driver_graph(graph_url, cache_dir)
     out = Path(out).resolve()
     blocks = plan_blocks(graph, sources, params, block_moves=block_moves)
     with dask_client(client, timeout_s) if isinstance(client, str) else nullcontext(client) as client:

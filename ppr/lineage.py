@@ -8,7 +8,7 @@ key comes back, it is a new node. So the ids in a fingerprint of the old graph m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 import numpy.typing as npt
@@ -51,10 +51,7 @@ def number_nodes(
     DataError
         There are too many kinds or nodes.
     """
-    kinds = () if previous is None else previous.kinds
-    kinds = (*kinds, *sorted(named.keys() - set(kinds), key=str.encode))
-    if len(kinds) > MAX_KINDS:
-        raise DataError(f"a graph must have at most {MAX_KINDS} node kinds (got {len(kinds)})")
+    kinds = number_kinds(named.keys(), () if previous is None else previous.kinds)
     n_before = 0 if previous is None else len(previous.keys)
     is_named = np.zeros(n_before, dtype=np.bool_)
     n_nodes = n_before
@@ -82,6 +79,20 @@ def number_nodes(
     if previous is not None:
         keys[0] = blanked(previous.keys, gone)
     return NodeTable(pa.concat_arrays(keys), np.concatenate(kind_ids), kinds, gone), ids
+
+
+def number_kinds(named: Set[str], before: tuple[str, ...]) -> tuple[str, ...]:
+    """All kinds in the order of their ids: those of the graph before, then new ones by name.
+
+    Raises
+    ------
+    DataError
+        There are too many.
+    """
+    kinds = (*before, *sorted(named - set(before), key=str.encode))
+    if len(kinds) > MAX_KINDS:
+        raise DataError(f"a graph must have at most {MAX_KINDS} node kinds (got {len(kinds)})")
+    return kinds
 
 
 def parents_of(previous: Graph | None) -> dict[str, str]:

@@ -22,7 +22,7 @@ from ppr.blocks import compile_kernels, compute_block
 from ppr.errors import MissingDataError, ResourceError, StoreError
 from ppr.fingerprints import write_block
 from ppr.graph import Graph
-from ppr.local_copy import local_store
+from ppr.local_copy import is_url, local_store
 from ppr.machine import locked, shared_folder
 from ppr.manifest import full_disk_is_an_error
 from ppr.params import FingerprintParams
@@ -73,11 +73,7 @@ class WaveTask:
             The graph is not the one that the driver planned with.
         """
         graph = worker_graph(self.graph_url, self.checksum, self.cache_dir)
-        if not Path(self.folder).is_dir():
-            raise ResourceError(
-                f"{self.folder}: not there on the worker {socket.gethostname()}; the output must lie on "
-                "storage that driver and workers share"
-            )
+        check_shared_folder(self.folder)
         return graph
 
     def write(self, number: int, sources: npt.NDArray[np.int32]) -> int:
@@ -117,11 +113,40 @@ def check_receipts(
         A file is missing.
     """
     n_files = len(list(Path(folder).glob("*.parquet")))
-    if receipts != {number: block.size for number, block in enumerate(blocks)} or n_files != len(blocks):
+    written = {number: block.size for number, block in enumerate(blocks)}
+    check_written(folder, receipts == written and n_files == len(blocks))
+
+
+def check_written(folder: str | Path, is_here: bool) -> None:
+    """Check, on the driver, that what the workers wrote into a folder is there; ResourceError if not."""
+    if not is_here:
         raise ResourceError(
             f"{folder}: what the workers wrote is not here; the output must lie on storage that they "
             "share with the driver"
         )
+
+
+def check_shared_folder(folder: str | Path) -> None:
+    """Check, on a worker, that the driver's folder is there; ResourceError if not."""
+    if not Path(folder).is_dir():
+        raise ResourceError(
+            f"{folder}: not there on the worker {socket.gethostname()}; the output must lie on storage that "
+            "driver and workers share"
+        )
+
+
+def driver_graph(graph_url: str | Path, cache_dir: str | None) -> tuple[str, Graph]:
+    """Where workers find a graph, as an absolute path or a URL; and the graph, verified.
+
+    Raises
+    ------
+    MissingDataError
+        There is no store.
+    StoreError
+        It is damaged.
+    """
+    location = str(graph_url) if is_url(graph_url) else str(Path(graph_url).resolve())
+    return location, Graph.open(local_store(location, cache_dir=cache_dir))
 
 
 @lru_cache(maxsize=1)

@@ -15,19 +15,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col, monotonically_increasing_id
 
 from ppr.blocks import DEFAULT_BLOCK_MOVES, plan_blocks
 from ppr.errors import ParameterError, PprError
 from ppr.fingerprints import FingerprintRun, FingerprintStore
-from ppr.graph import Graph
-from ppr.local_copy import is_url, local_store
 from ppr.params import FingerprintParams
-from ppr.spark.failures import marked, raise_readable
-from ppr.workers import WaveTask, check_receipts, wave_size
+from ppr.spark.failures import marked, readable_errors
+from ppr.workers import WaveTask, check_receipts, driver_graph, wave_size
 
 RECEIPT_DDL = "block bigint, rows bigint"
 _PLACE_IN_PARTITION = (1 << 33) - 1  # the lower bits of Spark's increasing ids
@@ -86,8 +82,7 @@ def compute_fingerprints_spark(
     """
     if wave_blocks is not None and wave_blocks < 1:
         raise ParameterError(f"'wave_blocks' must be positive (got {wave_blocks})")
-    location = str(graph_url) if is_url(graph_url) else str(Path(graph_url).resolve())
-    graph = Graph.open(local_store(location, cache_dir=cache_dir))
+    location, graph = driver_graph(graph_url, cache_dir)
     out = Path(out).resolve()
     blocks = plan_blocks(graph, sources, params, block_moves=block_moves)
     if wave_blocks is None:
@@ -118,19 +113,15 @@ def slots(spark: SparkSession) -> int:
     """
     places = spark.range(1 << 16).select(monotonically_increasing_id().alias("place"))
     first = places.where(col("place").bitwiseAND(_PLACE_IN_PARTITION) == 0)
-    try:
+    with readable_errors():
         return len(first.collect())
-    except (PySparkException, Py4JError) as error:
-        raise_readable(error)
 
 
 def _run_wave(spark: SparkSession, task: BlockTask) -> None:
     n_blocks = len(task.blocks)
     receipts = spark.range(0, n_blocks, 1, n_blocks).mapInArrow(task, RECEIPT_DDL)
-    try:
+    with readable_errors():
         written = {receipt.block: receipt.rows for receipt in receipts.collect()}
-    except (PySparkException, Py4JError) as error:
-        raise_readable(error)
     check_receipts(task.folder, task.blocks, written)
 
 

@@ -36,8 +36,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import col, shiftleft, shiftright
 
@@ -53,9 +51,10 @@ from ppr.spark.building_inputs import ReadRows, plan_reading
 from ppr.spark.building_nodes import NumberedNodes, named_keys
 from ppr.spark.building_places import PlaceKeys, PlaceRows, RowRange
 from ppr.spark.building_tasks import RECEIPT_DDL, MergeRows, NumberKeys
-from ppr.spark.failures import raise_readable
+from ppr.spark.failures import readable_errors
 from ppr.spark.slices import allocate
 from ppr.urls import file_url
+from ppr.workers import check_written
 
 TASK_EDGES = 1 << 22
 _SMALL_TASK_EDGES = 1 << 16
@@ -202,7 +201,7 @@ class _Filler:
             edges = edges.join(found, [named["key"], named["kind"]])
         chosen = ["table", "src_id", "dst_id", *(["weight"] if read.weighted else [])]
         self.progress("translate", 0, 1)
-        with _readable_errors():
+        with readable_errors():
             edges.select(*chosen).write.parquet(f"file://{spill / 'edges'}")
         self.progress("translate", 1, 1)
         if not (spill / "edges" / "_SUCCESS").exists():
@@ -290,13 +289,10 @@ class _Filler:
         self, stage: str, frame: DataFrame, n_tasks: int, folder: Path | None, pattern: str
     ) -> list[_Receipt]:
         """Run a stage, showing how many of its files are there; returns the receipts."""
-        with self._shown(stage, n_tasks, folder, pattern), _readable_errors():
+        with self._shown(stage, n_tasks, folder, pattern), readable_errors():
             receipts = [json.loads(row.receipt) for row in frame.collect()]
-        if folder is not None and not all((folder / name).is_file() for r in receipts for name in r["files"]):
-            raise ResourceError(
-                f"{folder}: what the workers wrote is not here; the output must lie on storage that they "
-                "share with the driver"
-            )
+        if folder is not None:
+            check_written(folder, all((folder / name).is_file() for r in receipts for name in r["files"]))
         return receipts
 
     @contextmanager
@@ -318,14 +314,6 @@ class _Filler:
             ended.set()
             watcher.join()
         self.progress(stage, n_tasks, n_tasks)
-
-
-@contextmanager
-def _readable_errors() -> Iterator[None]:
-    try:
-        yield
-    except (PySparkException, Py4JError) as error:
-        raise_readable(error)
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql.functions import array, col, create_map, element_at, lit
 
 from ppr import errors
-from ppr.errors import DataError
 from ppr.inputs import EdgeTable, KeyType, NodeList
-from ppr.nodes import MAX_KINDS
+from ppr.lineage import number_kinds
 from ppr.readers import Table
 from ppr.readers.part import ArrowPart, ParquetPart, Part
 from ppr.request import refuse_empty
@@ -137,9 +136,7 @@ class ReadRows:
                 refuse_empty(table, rows[number])
             if isinstance(table, EdgeTable):
                 kinds |= {table.src_kind, table.dst_kind}
-        all_kinds = (*old_kinds, *sorted(kinds - set(old_kinds), key=str.encode))
-        if len(all_kinds) > MAX_KINDS:
-            raise DataError(f"a graph must have at most {MAX_KINDS} node kinds (got {len(all_kinds)})")
+        all_kinds = number_kinds(kinds, old_kinds)
         _refuse([receipt for receipt in receipts if receipt["error"]])
         places = frozenset(name.partition("/")[0] for receipt in receipts for name in receipt["files"])
         of_edges = [isinstance(table, EdgeTable) for table in tables]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark import TaskContext
 
-from ppr.errors import PprError, ResourceError
+from ppr.errors import PprError
 from ppr.kernels.edges import merge_sorted
 from ppr.manifest import full_disk_is_an_error, output_of
 from ppr.spark.failures import marked
 from ppr.spark.text import string_lengths
+from ppr.workers import check_shared_folder
 
 RECEIPT_DDL = "receipt string"
 _DST_MASK = (1 << 32) - 1
@@ -44,11 +44,7 @@ def task_at(folder: str) -> Iterator[Path]:
     """
     path = Path(folder)
     try:
-        if not path.is_dir():
-            raise ResourceError(
-                f"{path}: not there on the worker {socket.gethostname()}; the output must lie on storage "
-                "that driver and workers share"
-            )
+        check_shared_folder(path)
         with full_disk_is_an_error(output_of(path)):
             yield path
     except PprError as error:

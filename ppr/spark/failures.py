@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from py4j.protocol import Py4JError
@@ -18,6 +20,15 @@ _MARK = "fairpath-error:"
 def marked(error: PprError) -> RuntimeError:
     """What a worker raises in place of an error of this package: Spark hands on its text, not its type."""
     return RuntimeError(_MARK + json.dumps([type(error).__name__, str(error)]))
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Errors of Spark come out as :func:`raise_readable` tells them."""
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        raise_readable(error)
 
 
 def raise_readable(error: PySparkException | Py4JError) -> NoReturn:

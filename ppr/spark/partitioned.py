@@ -20,14 +20,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from ppr.errors import PprError, ResourceError
+from ppr.errors import PprError
 from ppr.fingerprints import FingerprintStore
 from ppr.graph import Graph
-from ppr.local_copy import is_url, local_store
 from ppr.machine import locked, memory_limit_bytes, shared_folder
 from ppr.params import FingerprintParams
 from ppr.partitioned import Choice, Sizes, choose, compile_kernels, plan_sizes
@@ -35,8 +32,8 @@ from ppr.partitioned.choice import Wanted
 from ppr.partitioned.rounds import Progress, run_rounds
 from ppr.partitioned.task import Receipt, RoundTask
 from ppr.spark.blocks import slots
-from ppr.spark.failures import marked, raise_readable
-from ppr.workers import worker_graph
+from ppr.spark.failures import marked, readable_errors
+from ppr.workers import check_shared_folder, check_written, driver_graph, worker_graph
 
 RECEIPT_DDL = "part bigint, sent array<bigint>, bytes bigint"
 OFFER_DDL = "host string, memory bigint"
@@ -69,10 +66,8 @@ def choose_engine(
     n_slots = slots(spark)
     n_asked = _OFFERS_PER_SLOT * n_slots
     offers = spark.range(0, n_asked, 1, n_asked).mapInArrow(_offer, OFFER_DDL)
-    try:
+    with readable_errors():
         offered = offers.collect()
-    except (PySparkException, Py4JError) as error:
-        raise_readable(error)
     n_hosts = len({row.host for row in offered})
     return choose(
         graph,
@@ -148,8 +143,7 @@ def compute_fingerprints_partitioned_spark(
         A worker cannot reach the graph or import this package, the output is not shared, its disk is full,
         the memory is too small, or Spark fails.
     """
-    location = str(graph_url) if is_url(graph_url) else str(Path(graph_url).resolve())
-    graph = Graph.open(local_store(location, cache_dir=cache_dir))
+    location, graph = driver_graph(graph_url, cache_dir)
     if sizes is None:
         if choice is None:
             choice = choose_engine(spark, graph, worker_memory=worker_memory, partitioned="always")
@@ -175,15 +169,10 @@ def compute_fingerprints_partitioned_spark(
 def _run_round(spark: SparkSession, task: PartTask) -> list[Receipt]:
     n_parts = len(task.round.parts)
     receipts = spark.range(0, n_parts, 1, n_parts).mapInArrow(task, RECEIPT_DDL)
-    try:
+    with readable_errors():
         rows = receipts.collect()
-    except (PySparkException, Py4JError) as error:
-        raise_readable(error)
-    if task.round.walking and not all(path.exists() for path in task.round.written()):
-        raise ResourceError(
-            f"{task.round.folder}: what the workers wrote is not here; the output must lie on storage that "
-            "they share with the driver"
-        )
+    if task.round.walking:
+        check_written(task.round.folder, all(path.exists() for path in task.round.written()))
     return [Receipt(row.part, tuple(row.sent), row.bytes) for row in rows]
 
 
@@ -215,11 +204,7 @@ class PartTask:
         try:
             graph = worker_graph(self.graph_url, self.checksum, self.cache_dir)
             _ready()
-            if not Path(self.round.folder).is_dir():
-                raise ResourceError(
-                    f"{self.round.folder}: not there on the worker {socket.gethostname()}; the output must "
-                    "lie on storage that driver and workers share"
-                )
+            check_shared_folder(self.round.folder)
             for batch in batches:
                 for part in batch.column("id").to_pylist():
                     receipt = self.round.run(graph, part)
