@@ -35,6 +35,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def quick_disk() -> Iterator[None]:
+    """Do not wait for the disk where many stores are written: none has to outlive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No settings in the environment, and logging as it was afterwards."""

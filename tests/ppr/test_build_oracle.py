@@ -21,6 +21,8 @@ from ppr.inputs import EdgeInput, NodeInput
 from ppr.keys import KeyTranslator
 from tests.oracles.naive_graph import assert_equal, naive_graph
 
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
 INTEGERS = st.one_of(st.integers(-3, 8), st.sampled_from([-(2**63), 2**63 - 1, 10**12, 2**31]))
 # Surrogates are not characters; a text file's own syntax and blanks at the ends have tests of their own.
 STRINGS = st.text(
@@ -32,12 +34,6 @@ WEIGHTS = st.one_of(
     st.just(1.0), st.integers(1, 5).map(float), st.sampled_from([0.1, 0.2, 0.3, 2.0**31, 1e-300, 1e300, 0.5])
 )
 KINDS = st.sampled_from(["node", "user", "item", "ünit"])
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the disk: hundreds of stores are written here, none has to outlive a power cut."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @st.composite

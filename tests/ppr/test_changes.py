@@ -21,15 +21,12 @@ from ppr.inputs import EdgeInput, NodeInput
 from ppr.lineage import check_successor
 from tests.oracles.naive_graph import assert_equal, naive_graph
 
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
 Node = tuple[str, Any]
 Edges = dict[tuple[Node, Node], float]
 
 scratch_is_shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 def tables_of(edges: Edges, *, directed: bool = True) -> list[dict[str, Any]]:

@@ -19,13 +19,10 @@ from ppr.inputs import EdgeInput, NodeInput
 from ppr.lineage import check_successor
 from tests.oracles.naive_graph import NaiveGraph, assert_equal, naive_graph
 
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
 KINDS = st.sampled_from(["node", "user", "item"])
 KEYS = {"int64": st.integers(-2, 6), "string": st.sampled_from(["a", "b", "é", "z", "7", "zz"])}
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @st.composite

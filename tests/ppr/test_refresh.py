@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ppr import manifest
 from ppr.errors import ParameterError, StoreError
 from ppr.exact import exact_ppr
 from ppr.fingerprints import FingerprintStore
@@ -37,13 +35,7 @@ from tests.oracles.refreshes import (
     walk,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_is_flushed() -> Iterator[None]:
-    """So many small stores would wait for the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "sync", lambda path: None)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ppr import manifest
 from ppr.errors import OutputExistsError, ParameterError, StoreError
 from ppr.fingerprints import FingerprintStore, merge_stores
 from ppr.fingerprints.partial import OutputLock
@@ -37,15 +36,9 @@ from tests.oracles.refreshes import (
     walk,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_is_flushed() -> Iterator[None]:
-    """So many small stores would wait for the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "sync", lambda path: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from tests.command_line import Result
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("quick_disk")]
 # The order by UTF-16 units differs from that by code points, which is that by UTF-8 bytes.
 AWKWARD_KEYS = [
     "\U0001d537",
@@ -52,12 +52,6 @@ AWKWARD_KEYS = [
     "x\0y",
 ]
 AWKWARD_WEIGHTS = [1.0, 1.0, 3.0, 0.1, 0.2, 0.3, 2.0**31, 1e-300, 1e300, 0.5]
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the disk: no store here has to outlive a power cut."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 Inputs = tuple[list[Any], list[Any], dict[str, Any]]
