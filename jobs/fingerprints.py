@@ -17,6 +17,7 @@ from jobs.keys import read_ids
 from jobs.logs import plain_interrupts
 from jobs.progress import show_progress
 from jobs.settings import Settings
+from ppr.blocks import DEFAULT_BLOCK_MOVES, expected_moves
 from ppr.errors import ResourceError
 from ppr.fingerprints import FingerprintStore, finished_fingerprints
 from ppr.graph import Graph
@@ -210,7 +211,7 @@ def _compute_spark(
     chosen, params = settings.spark, settings.fingerprints.params()
     longest = settings.fairqueue.advisory_task_run_time_s / fairqueue.ADVISORY_TASK_RUN_TIME_S
     n_sources = graph.live.size if sources is None else int(sources.size)
-    moves = n_sources * params.n_walks * (1.0 / params.restart_prob - 1.0)
+    moves = n_sources * expected_moves(params)
     with (
         session_for_a_job(
             master=chosen.master, remote=chosen.remote, app_name=chosen.app_name, conf=chosen.conf
@@ -218,7 +219,6 @@ def _compute_spark(
         plain_interrupts(),
         fairqueue.job(session, job_class="fingerprints", size=moves),
     ):
-        from ppr.blocks import DEFAULT_BLOCK_MOVES
         from ppr.spark import (
             choose_engine,
             compute_fingerprints_partitioned_spark,

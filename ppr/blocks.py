@@ -38,6 +38,7 @@ DEFAULT_BLOCK_MOVES = 12_000_000
 
 _ROW_MOVES = 1000.0  # what a row costs beside its walks: ranking, writing; it also bounds the rows of a block
 _PREDICTED_STEPS = 24
+_QUICK_EDGES = 100_000_000  # sweeps over so many in all take half a second, and are always made
 _SETTLED = 0.01  # relative growth of the expected walk lengths in a sweep
 _FIRST_SLOTS = 1 << 14
 _FIRST_EDGES = 1 << 14
@@ -177,6 +178,15 @@ def allowed_kinds(graph: Graph, params: FingerprintParams) -> NDArray[np.bool_]:
     return allowed
 
 
+def expected_moves(params: FingerprintParams) -> float:
+    """Moves that independent walks from a node make where they meet no dangling node."""
+    continue_prob = 1.0 - params.restart_prob
+    length = continue_prob / params.restart_prob
+    if params.max_steps is not None:
+        length *= 1.0 - continue_prob**params.max_steps
+    return length * params.n_walks
+
+
 def predicted_moves(graph: Graph, params: FingerprintParams) -> NDArray[np.float64]:
     """Moves that independent walks from each node would make, float64 [n]: R times the expected walk length.
 
@@ -239,11 +249,21 @@ def plan_blocks(
     wanted = graph.live if sources is None else check_sources(graph, sources)
     if wanted.size == 0:
         return []
-    cost = _ROW_MOVES + predicted_moves(graph, params)[wanted]
+    cost = _ROW_MOVES + _moves_to_plan_with(graph, wanted, params)
     upto = np.cumsum(cost)
     n_blocks = min(wanted.size, max(1, int(np.ceil(upto[-1] / block_moves))))
     cuts = np.searchsorted(upto, upto[-1] * np.arange(1, n_blocks) / n_blocks, side="left") + 1
     return [block for block in np.split(wanted, np.unique(cuts)) if block.size]
+
+
+def _moves_to_plan_with(
+    graph: Graph, sources: NDArray[np.int32], params: FingerprintParams
+) -> NDArray[np.float64]:
+    """Moves of each source, predicted; equal ones where a prediction takes longer than the walks."""
+    equal = expected_moves(params)
+    if _PREDICTED_STEPS * graph.n_edges > max(sources.size * equal, _QUICK_EDGES):
+        return np.full(sources.size, equal)
+    return predicted_moves(graph, params)[sources]
 
 
 def check_sources(graph: Graph, sources: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppr.blocks import expected_moves
 from ppr.errors import ParameterError, ResourceError
 from ppr.graph import Graph
 from ppr.params import FingerprintParams
@@ -218,15 +219,6 @@ def plan_sizes(
     round_messages = min(_ROUND_MESSAGES, _CHUNKS_PER_ROUND * chunk)
     batch = batch_sources or max(1, math.ceil(round_messages * parts / expected_moves(params)))
     return Sizes(parts, batch, min(chunk, _MOST_CHUNK))
-
-
-def expected_moves(params: FingerprintParams) -> float:
-    """Moves of a source whose walks meet no dangling node."""
-    continue_prob = 1.0 - params.restart_prob
-    length = continue_prob / params.restart_prob
-    if params.max_steps is not None:
-        length *= 1.0 - continue_prob**params.max_steps
-    return length * params.n_walks
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,14 +24,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ppr.blocks import check_sources
+from ppr.blocks import check_sources, expected_moves
 from ppr.errors import MessagesError, StoreError
 from ppr.fingerprints import FingerprintRun, FingerprintStore
 from ppr.fingerprints.partial import partial_path
 from ppr.graph import Graph
 from ppr.manifest import full_disk_is_an_error
 from ppr.params import FingerprintParams
-from ppr.partitioned.plan import Parts, Sizes, expected_moves, plan_parts
+from ppr.partitioned.plan import Parts, Sizes, plan_parts
 from ppr.partitioned.task import SOURCES, Batch, Receipt, RoundTask, round_folder
 
 _STATE = "state.json"

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppr.blocks import FINGERPRINT_SCHEMA, check_sources, compute_block, plan_blocks, predicted_moves
+from ppr import blocks
+from ppr.blocks import (
+    FINGERPRINT_SCHEMA,
+    check_sources,
+    compute_block,
+    expected_moves,
+    plan_blocks,
+    predicted_moves,
+)
 from ppr.errors import ParameterError
 from ppr.graph import Graph
 from ppr.params import FingerprintParams
@@ -115,6 +123,18 @@ def test_plan_covers_the_sources_in_equal_shares(
     assert costs.max() <= (costs.sum() / n_wanted + largest) * (1 + 1e-12)
     if block_moves > largest:
         assert costs.max() <= block_moves + largest
+
+
+def test_few_sources_of_a_large_graph_are_planned_without_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction reads all edges some twenty times: for a few sources their walks cost less."""
+    graph = random_graph(8)
+    monkeypatch.setattr(blocks, "_QUICK_EDGES", 0)
+    monkeypatch.setattr(blocks, "predicted_moves", lambda *_: pytest.fail("all edges were swept over"))
+    params = FingerprintParams(n_walks=1)
+    assert len(graph.indices) * 24 > 9 * expected_moves(params)
+    assert [len(block) for block in plan_blocks(graph, range(9), params, block_moves=3100)] == [3, 3, 3]
+    with pytest.raises(pytest.fail.Exception):
+        plan_blocks(graph, range(9), FingerprintParams(n_walks=30_000))
 
 
 def test_order_of_sources_does_not_change_the_plan() -> None:

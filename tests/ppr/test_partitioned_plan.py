@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppr.blocks import expected_moves
 from ppr.errors import MessagesError, ParameterError, ResourceError
 from ppr.graph import Graph
 from ppr.params import FingerprintParams
 from ppr.partitioned import Choice, Sizes, choose, compile_kernels, graph_bytes, plan_sizes
 from ppr.partitioned.exchange import ExchangeWriter, Segment, ascending, merged, segments_of
-from ppr.partitioned.plan import PartArrays, Parts, expected_moves, plan_parts
+from ppr.partitioned.plan import PartArrays, Parts, plan_parts
 from ppr.partitioned.rounds import run_rounds
 from ppr.partitioned.stepping import by_part
 from ppr.partitioned.task import Batch, Receipt, RoundTask
