@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
@@ -48,10 +50,10 @@ def find(connection: Connection, decision_id: str) -> DecisionRecord | None:
 def write(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Write decisions, except those that are there already, or of users who were erased since.
 
-    SQLite gets many rows in one statement: its driver hands Python's lock to and fro at each, which costs the
-    thread that answers requests more than the writing does.
+    In a transaction that lets no user be erased until it ends. SQLite gets many rows in one statement: its
+    driver hands Python's lock to and fro at each, which costs the thread that answers requests more than the
+    writing does.
     """
-    erasures.hold(connection)
     if there := erasures.among(connection, {row["user_key"] for row in rows} - {None}):
         rows = [row for row in rows if not _erased(row, there)]
     if connection.dialect.name != "sqlite" and rows:
@@ -144,6 +146,7 @@ class DecisionBuffer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pending: dict[str, tuple[DecisionRecord, dict[str, Any]]] = {}
+        self._elsewhere: Counter[str] = Counter()  # transactions of others that write one of them
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._hurry = threading.Event()
@@ -172,6 +175,27 @@ class DecisionBuffer:
     def find(self, decision_id: str) -> tuple[DecisionRecord, dict[str, Any]] | None:
         """A decision that may not be written yet, and its columns."""
         return self._pending.get(decision_id)
+
+    @contextmanager
+    def written_with(self, decision_id: str) -> Iterator[None]:
+        """A transaction that writes a decision along with what is about it: afterwards none is on its way.
+
+        Else it would be written again after an erasure has deleted it.
+        """
+        with self._lock:
+            self._elsewhere[decision_id] += 1
+        written = False
+        try:
+            yield
+            written = True
+        finally:
+            with self._changed:
+                self._elsewhere[decision_id] -= 1
+                if not self._elsewhere[decision_id]:
+                    del self._elsewhere[decision_id]
+                if written:
+                    self._pending.pop(decision_id, None)
+                self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> None:
         """Return when all decisions are written.
@@ -212,7 +236,7 @@ class DecisionBuffer:
             with self._changed:
                 batch = list(islice(self._pending.items(), _LARGEST_BATCH))
             try:
-                self._write([row for _, (_, row) in batch])
+                written = self._write([row for _, (_, row) in batch])
             except FeedbackStoreError as error:
                 self._problem = error
                 wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
@@ -220,10 +244,18 @@ class DecisionBuffer:
                 continue
             self._problem, wait_s = None, _BATCH_WAIT_S
             with self._changed:
-                for decision_id, _ in batch:
-                    del self._pending[decision_id]
+                for decision_id in written:
+                    self._pending.pop(decision_id, None)
                 self._changed.notify_all()
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
+    def _write(self, rows: list[dict[str, Any]]) -> list[str]:
+        """Write those that nobody else writes or has written; their ids."""
         with self._database.write(durable=False) as connection:
+            erasures.hold(connection)
+            with self._lock:
+                rows = [row for row in rows if self._waits(row["decision_id"])]
             write(connection, rows)
+        return [row["decision_id"] for row in rows]
+
+    def _waits(self, decision_id: str) -> bool:
+        return decision_id in self._pending and decision_id not in self._elsewhere

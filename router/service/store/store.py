@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import anyio
 from anyio import to_thread
+from sqlalchemy import Connection
 
 from router.encoders import EncoderIdentity
 from router.service.store import decisions, erasures, export, feedback, keys, rates, sessions, spending
@@ -223,16 +225,24 @@ class Store(Pruning):
                 raise UnknownDecisionError(f"no decision {given.decision_id[:60]!r}")
         feedback.check(given, decision)
         when = time.time() if now is None else now
-        row = None if decision is None else decisions.row_of(decision)
-        with self._database.write(durable=True) as connection:
-            user = given.user or (None if decision is None else decision.user)
+        along = nullcontext() if decision is None else self._decisions.written_with(decision.decision_id)
+        with along, self._database.write(durable=True) as connection:
             at = when if given.occurred_at is None else min(given.occurred_at, when)
-            if decision is not None and decision.user is not None:  # what follows from it is as old
-                at = min(at, decision.created_at)
+            if decision is not None:
+                self._write_or_refuse(connection, decision)
+                if decision.user is not None:  # what follows from it is as old
+                    at = min(at, decision.created_at)
+            user = given.user or (None if decision is None else decision.user)
             erasures.refuse(connection, user, at)
-            if row is not None:  # not written yet, or pruned meanwhile: its feedback must not outlive it
-                decisions.write(connection, [row])
             return feedback.add(connection, given, decision, key_id, idempotency_key, when)
+
+    def _write_or_refuse(self, connection: Connection, decision: DecisionRecord) -> None:
+        """See to it that a decision is there; UnknownDecisionError where it is deleted, or is to be."""
+        erasures.hold(connection)
+        if self._decisions.find(decision.decision_id) is not None:
+            decisions.write(connection, [decisions.row_of(decision)])
+        if decisions.find(connection, decision.decision_id) is None:
+            raise UnknownDecisionError(f"no decision {decision.decision_id[:60]!r}")
 
     def events_of(self, user: str, limit: int = 200) -> list[StoredEvent]:
         """Choices among the last ``limit`` judgements of a user, oldest first.

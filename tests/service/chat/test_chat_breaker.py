@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -106,10 +105,8 @@ def test_a_hanging_llm_costs_its_time_limit_a_few_times_only(
         for _ in range(2):
             assert caller.ask("u02").json()["fairpath"]["failed"] == [{"llm": "brief", "reason": "timeout"}]
     assert [entry["llm"] for entry in logs if entry["event"] == "an LLM rests"] == ["brief"]
-    begun_s = time.monotonic()
     answers = [caller.ask("u02").json() for _ in range(4)]
-    assert time.monotonic() - begun_s < 1.5  # the time limit of one
-    assert upstream.asked() == ["up-brief", "up-kind"] * 2 + ["up-kind"] * 4
+    assert upstream.asked() == ["up-brief", "up-kind"] * 2 + ["up-kind"] * 4  # no time limit more
     # The decision was for what could answer, and says so.
     assert {answer["fairpath"]["llm"] for answer in answers} == {"kind"}
     assert [answer["fairpath"]["failed"] for answer in answers] == [[]] * 4

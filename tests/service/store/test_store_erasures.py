@@ -21,11 +21,13 @@ from router.service.store import (
     DecisionRecord,
     ErasedUserError,
     Feedback,
+    FeedbackStoreError,
     UnknownDecisionError,
     new_id,
     open_store,
     spending,
 )
+from router.service.store import feedback as feedback_module
 from router.service.store.tables import SCHEMA, feedback, metadata
 from tests.service.store.test_store_faults import start
 
@@ -178,8 +180,47 @@ def test_feedback_on_a_decision_that_is_erased_before_it_is_written(opened, monk
     found = here.decision(decision)
     there.erase_user(ANNA)
     monkeypatch.setattr(here, "decision", lambda _: found)  # read a moment before
-    with pytest.raises(ErasedUserError):
+    with pytest.raises(UnknownDecisionError):
         here.add_feedback(Feedback(decision, thumbs=1))
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_what_is_erased_before_its_decision_is_written_does_not_come_back(opened, url, monkeypatch, failed):
+    """The decision is for nobody: only the feedback, which is written at once, tells whose it is."""
+    store = opened()
+    write, add = store._decisions._write, feedback_module.add
+    held = threading.Event()
+    monkeypatch.setattr(store._decisions, "_write", lambda rows: held.wait() and write(rows))
+    decision = decided(store, user=None, query_text=f"{ANNA} asks")
+    if failed:  # then the decision is still on its way
+
+        def fails(*_args) -> None:
+            raise FeedbackStoreError("the disk is full")
+
+        monkeypatch.setattr(feedback_module, "add", fails)
+        with pytest.raises(FeedbackStoreError):
+            store.add_feedback(Feedback(decision, user=ANNA, thumbs=1))
+        monkeypatch.setattr(feedback_module, "add", add)
+    else:
+        store.add_feedback(Feedback(decision, user=ANNA, thumbs=1))
+        assert store.decision(decision) is not None
+        assert store.erase_user(ANNA).rows["decisions"] == 1
+    held.set()
+    store.flush()
+    assert (store.decision(decision) is not None) == failed
+    assert named(url, ANNA) == ({"decisions"} if failed else set())
+
+
+def test_a_decision_that_is_deleted_while_feedback_comes_stays_so(opened, url, monkeypatch):
+    here, there = opened(), opened()
+    decision = decided(here, user=None, query_text=f"{ANNA} asks")
+    here.add_feedback(Feedback(decision, user=ANNA, thumbs=1))
+    found = here.decision(decision)
+    there.erase_user(ANNA)
+    monkeypatch.setattr(here, "decision", lambda _: found)  # read a moment before
+    with pytest.raises(UnknownDecisionError):
+        here.add_feedback(Feedback(decision, user="ben", thumbs=1))
+    assert named(url, ANNA, decision) == set()
 
 
 def test_a_readmitted_user_is_new(opened, url, tmp_path):
@@ -278,7 +319,7 @@ def test_writers_and_an_erasure_at_once_leave_nothing(opened, url):
                 store.add_feedback(Feedback(decision, thumbs=1, cost_usd=0.5))
                 store.keep_session(f"s{number}", user, "kind", decision, time.time())
                 store.settle(store.reserve({f"user:{user}": None, "key:k1": None}, "2025-11", 0.5), 0.25)
-            except ErasedUserError:
+            except (ErasedUserError, UnknownDecisionError):
                 refused += 1
                 time.sleep(0.005)
         return refused

@@ -13,7 +13,14 @@ import pytest
 from sqlalchemy import insert
 
 from router.erasure import Erasure, user_digest
-from router.service.store import ErasedUserError, Feedback, FeedbackStoreError, new_id, open_store
+from router.service.store import (
+    ErasedUserError,
+    Feedback,
+    FeedbackStoreError,
+    UnknownDecisionError,
+    new_id,
+    open_store,
+)
 from router.service.store import erasures as module
 from router.service.store.tables import decisions
 from tests.service.store.test_store_erasures import ANNA, NOW, cells, decided, live, named
@@ -71,16 +78,16 @@ def test_decisions_from_before_an_erasure_do_not_come_back(opened, url, monkeypa
     write = here._decisions._write
     locked = threading.Event()
 
-    def wait(rows) -> None:
+    def wait(rows) -> list[str]:
         if not locked.is_set():
             raise FeedbackStoreError("locked")
-        write(rows)
+        return write(rows)
 
     monkeypatch.setattr(here._decisions, "_write", wait)
     old = decided(here, created_at=time.time() - 1)
     there.erase_user(ANNA)
     assert there.readmit_user(ANNA)
-    with pytest.raises(ErasedUserError):
+    with pytest.raises(UnknownDecisionError):
         here.add_feedback(Feedback(old, thumbs=1))
     time.sleep(0.01)
     young = decided(here, created_at=time.time())
