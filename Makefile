@@ -24,7 +24,7 @@ demo: $(INSTALLED) kernels  ## Build the example market, fingerprint it on Spark
 test: $(INSTALLED) kernels  ## Run the tests (make test ARGS='tests/ppr -k graph')
 	@$(BIN)/python -m pytest -m "not long" $(ARGS)
 
-test-long: $(INSTALLED) kernels  ## Run the tests that take minutes: kill and resume, the archive for executors
+test-long: $(INSTALLED) kernels  ## Run the tests that take long: clusters, kill and resume, the wheel, the archive for executors
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 test-airflow: $(INSTALLED) $(AIRFLOW_INSTALLED) kernels  ## Check the DAG in an Airflow of its own, and run it for two nights

@@ -50,6 +50,7 @@ def _few_seeds(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(study, "SCENARIOS", one)
 
 
+@pytest.mark.long
 def test_json_on_stdout_and_the_report(
     simulate: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,6 +191,7 @@ def facts(script: str, *arguments: object) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]  # the rest is log
 
 
+@pytest.mark.long
 def test_jobs_go_on_when_the_callback_server_dies() -> None:
     (found,) = facts(CALLBACK_DIES)
     assert found["before"] >= 2
@@ -200,6 +201,7 @@ def test_jobs_go_on_when_the_callback_server_dies() -> None:
     assert found["none"] is None
 
 
+@pytest.mark.long
 def test_retried_tasks_count_and_a_stopped_application_ends_the_queue(tmp_path: Path) -> None:
     found, stopped = facts(RETRIES, tmp_path)
     assert found["rows"] == 4
@@ -208,10 +210,12 @@ def test_retried_tasks_count_and_a_stopped_application_ends_the_queue(tmp_path: 
     assert stopped == {"installed": False, "errors": 0}
 
 
+@pytest.mark.long
 def test_slots_follow_the_executors() -> None:
     assert facts(EXECUTORS) == [{"slots": 1, "errors": 0}]
 
 
+@pytest.mark.long
 def test_two_connect_clients(tmp_path: Path) -> None:
     for package in ("grpc", "grpc_status", "zstandard"):
         pytest.importorskip(package, reason="the extra 'connect' is not installed")

@@ -177,6 +177,7 @@ def graph(tmp_path: Path) -> Graph:
     return Graph.from_arrays(np.arange(0, 2001, 5), indices, rng.random(2000) + 0.1).save(tmp_path / "graph")
 
 
+@pytest.mark.long
 def test_two_users_share_one_application(
     graph: Graph, clients: dict[str, subprocess.Popen[str]], tmp_path: Path
 ) -> None:

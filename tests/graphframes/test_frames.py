@@ -79,6 +79,7 @@ def from_parquet(vertices: pa.Table, edges: pa.Table, out: Path, *, weighted: bo
     return build_graph(inputs, out / "graph", nodes=NodeInput(path))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strings", [False, True])
 def test_a_graph_frame_gives_the_graph_of_its_files_bit_for_bit(
     spark: SparkSession,
@@ -106,6 +107,7 @@ def test_a_graph_frame_gives_the_graph_of_its_files_bit_for_bit(
         build_graph(graph_frame(frame.vertices, frame.edges.limit(50)), tmp_path / "graph")
 
 
+@pytest.mark.long
 def test_spark_builds_the_same_graph_of_it(
     spark: SparkSession, graph_frame: MakeFrame, tables: tuple[pa.Table, pa.Table], tmp_path: Path
 ) -> None:
@@ -183,6 +185,7 @@ def test_vertices_without_an_edge_are_a_graph(
     assert build_graph_spark(spark, frame, tmp_path / "spark").checksum == graph.checksum
 
 
+@pytest.mark.long
 def test_paths_are_no_patterns(spark: SparkSession, graph_frame: MakeFrame, tmp_path: Path) -> None:
     folder = tmp_path / "a [b]{c} *?"
     frame = graph_frame(spark.createDataFrame(VERTICES, V), spark.createDataFrame(EDGES, E))

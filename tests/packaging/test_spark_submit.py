@@ -28,6 +28,7 @@ def graph(tmp_path: Path) -> Graph:
     return Graph.from_arrays(np.arange(0, 1501, 5), indices, rng.random(1500) + 0.1).save(tmp_path / "graph")
 
 
+@pytest.mark.long
 def test_fingerprints_on_a_cluster_have_the_bits_of_the_local_engine(
     graph: Graph, wheel: Path, dependencies_only: Path, tmp_path: Path
 ) -> None:

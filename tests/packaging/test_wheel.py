@@ -60,6 +60,7 @@ def test_console_script(installed: Path, tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_demo_runs_from_the_wheel_in_another_folder(installed: Path, tmp_path: Path) -> None:
     command = [installed / "bin" / "fairpath", "demo", "--master", "local[2]", "--out", "result"]

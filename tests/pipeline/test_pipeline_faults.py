@@ -162,6 +162,7 @@ class _Hook(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.long
 def test_notifying(
     tmp_path: Path,
     items_only: dict[str, Any],

@@ -168,6 +168,7 @@ def test_space_that_runs_out_changes_nothing(
         assert_rows_equal(graph, sources[:2], params)
 
 
+@pytest.mark.long
 def test_kernels_stay_within_their_arrays(tmp_path: Path) -> None:
     """The awkward cases once more, with kernels compiled to check every index."""
     awkward = "space_that_runs_out or mass_above_one or longer_than_the_record"

@@ -16,6 +16,7 @@ def world(shared_data: Path) -> World:
     return load_world(shared_data / "persona-sim")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "track", "seen", "new"),
     [

@@ -69,6 +69,7 @@ def router_data(data: ChoiceData) -> RouterData:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("track", ["choice-only", "telemetry"])
 def test_new_users_are_served_as_they_are_measured(shared_data: Path, tmp_path: Path, track: Track) -> None:
     world = load_world(shared_data / "persona-sim")

@@ -13,6 +13,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from threading import Event
 
+import pytest
+
 from router.publishing import publish
 from router.releases.places import Folder, activate
 from tests.service.served import ROOT, serving
@@ -23,6 +25,7 @@ JSON = {"content-type": "application/json"}
 LONGEST_S = 10.0  # a worker looks every half second, and opens what it finds
 
 
+@pytest.mark.long
 def test_a_rollback_under_load(tmp_path: Path) -> None:
     """No request fails, none is answered from anything else, and within seconds all are from the old one."""
     root, now = tmp_path / "releases", datetime(2026, 11, 1, tzinfo=UTC)

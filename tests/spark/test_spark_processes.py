@@ -57,6 +57,7 @@ def finished_waves(out: Path) -> set[Path]:
     return set(out.with_name("out.partial").glob("waves/*/_SUCCESS"))
 
 
+@pytest.mark.long
 def test_run_killed_in_the_middle_is_resumed(spark: SparkSession, graph: Graph, tmp_path: Path) -> None:
     assert graph.path is not None
     out = tmp_path / "out"
@@ -82,6 +83,7 @@ def test_run_killed_in_the_middle_is_resumed(spark: SparkSession, graph: Graph, 
     assert store.checksum == compute_fingerprints(graph, tmp_path / "local", PARAMS).checksum
 
 
+@pytest.mark.long
 def test_through_spark_connect(graph: Graph, tmp_path: Path) -> None:
     for package in ("grpc", "grpc_status", "zstandard"):
         pytest.importorskip(package, reason="the extra 'connect' is not installed")

@@ -81,6 +81,7 @@ def probe(tmp_path: Path, **arguments: object) -> list[dict[str, str | None]]:
     return seen
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_workers_of_a_local_session(tmp_path: Path) -> None:
     for seen in probe(tmp_path, master="local[2]"):
@@ -95,6 +96,7 @@ def test_every_event_of_spark_is_a_line_of_its_own(tmp_path: Path) -> None:
     assert [line.partition("Named: ")[2] for line in lines] == ["first: its cause", "second", "third"]
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_workers_of_a_cluster(tmp_path: Path) -> None:
     conf = {"spark.task.cpus": "2"}

@@ -114,7 +114,8 @@ def test_a_hanging_llm_costs_its_time_limit_a_few_times_only(
     assert record is not None
     assert "brief" not in record.offered
     named = caller.ask("u02", model="brief")
-    assert (named.status_code, named.headers["retry-after"]) == (503, "1000")
+    assert named.status_code == 503
+    assert 900 < int(named.headers["retry-after"]) <= 1000  # less what the test has taken
     assert "'brief': failed too often, is asked again in" in named.json()["error"]["message"]
 
 
