@@ -118,6 +118,16 @@ def _advance(s, graph, key, unit, stop, reach, n_active):
 
 
 @_inline
+def _stop(s, stop, n_active):
+    """Stop a share of the mass of all active slots; the rest goes nowhere."""
+    record, active = s.record, s.active
+    for i in range(n_active):
+        slot = active[i]
+        record[field(slot, ESTIMATE)] += stopped_share(record[field(slot, INCOMING)], stop)
+        record[field(slot, INCOMING)] = 0
+
+
+@_inline
 def _push(s, graph, key, n_pushing, count):
     """Hand mass to every edge of the pushing nodes, in proportion to the weights.
 
@@ -295,10 +305,11 @@ def walk(graph, source, params, s, bits):
         n_known = n_slots
         if n_active >= s.edge.size:
             return np.int64(-1), moves, bits
+        if step == max_steps:
+            _stop(s, stop, n_active)
+            break
         key = stream_key(seed, source, step)
         count, n_pushing, n_splitting = _advance(s, graph, key, unit, stop, reach, n_active)
-        if step == max_steps:
-            break
         count = _push(s, graph, key, n_pushing, count)
         if count >= 0:
             count = _split(s, graph, key, unit, n_splitting, count)

@@ -15,11 +15,11 @@ _kernel: Any = njit(cache=True, error_model="numpy", nogil=True)
 _NODE_MASK = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _SCORE = np.float64(1.0 / ONE)
-# Buckets of the histogram of scores: exponent and seven bits of the mantissa of a float32 from 2**-40 to 2.
+# Buckets of the histogram of scores: exponent and four bits of the mantissa of a float32 from 2**-40 to 2.
 # The first also takes zeros, the last all higher scores: few walks may leave more mass than 1 on a node.
-_BUCKET_SHIFT = np.uint32(16)
-_LEAST_BUCKET = (127 - 40) << 7
-_N_BUCKETS = (41 << 7) + 1
+_BUCKET_SHIFT = np.uint32(19)
+_LEAST_BUCKET = (127 - 40) << 4
+_N_BUCKETS = (41 << 4) + 1
 
 
 def new_rank_space(capacity: int) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.int64]]:

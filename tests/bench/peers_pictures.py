@@ -18,6 +18,7 @@ CURVES = RESULTS / "peers_curves.json"
 PATH = ROOT / "docs" / "figures" / "peers.svg"
 STYLES = {
     "Fairpath": (SERIES[0], "o", "-"),
+    "Fairpath, steps limited": (SERIES[0], "o", (0, (2, 1.5))),
     "scipy power iteration": (INK, "s", "-"),
     "numba push": (INK_SOFT, "v", "-"),
     "numba push, residuals added": (INK_SOFT, "^", (0, (2, 1.5))),
@@ -70,7 +71,7 @@ def _picture(curves: dict[str, list[dict[str, Any]]]) -> Picture:
 def _draw(axes: Axes, line: dict[str, Any]) -> None:
     """Draw the curve of a method, and around the setting at which it was timed, a ring."""
     colour, marker, style = STYLES[line["name"]]
-    ours = line["name"] == "Fairpath"
+    ours = line["name"].startswith("Fairpath")
     x = [one["ms"] for one in line["tries"]]
     y = [max(1.0 - one["rag"], _FLOOR) for one in line["tries"]]
     width, order = (2.6, 5) if ours else (1.5, 3)
