@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -38,6 +39,20 @@ def test_text_lines_go_to_standard_error(capsys):
     assert captured.out == ""
     assert "built" in captured.err
     assert "n_nodes=3" in captured.err
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_line_is_one_write(monkeypatch, form):
+    """Workers share standard error: of lines in two writes, one may get into another."""
+    written: list[str] = []
+    monkeypatch.setattr(
+        "sys.stderr", SimpleNamespace(write=written.append, flush=lambda: 0, isatty=lambda: False)
+    )
+    configure_logs("info", form)
+    structlog.get_logger().info("built", n_nodes=3)
+    logging.getLogger("a.library").warning("failed")
+    assert len(written) == 2
+    assert all(text.count("\n") == 1 and text.endswith("\n") for text in written)
 
 
 def test_secrets_never_reach_a_line(capsys):
