@@ -18,7 +18,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench"
-QUIET = "FAIRPATH_BENCH_QUIET"  # environment of a benchmark that keeps its figures and prints none
+QUIET = "BENCH_QUIET"  # environment of a benchmark that keeps its figures and prints none
 _PACKAGES = (
     *("numba", "numpy", "scipy", "pyspark", "torch"),
     *("torch-ppr", "scikit-network", "igraph", "networkit"),  # peers, in an environment of their own

@@ -45,6 +45,7 @@ PACKAGE_GOAL, GRAPHFRAMES_GOAL = 10.0, 1000.0
 
 N_SOURCES = 100
 STEP_LIMITS = (8, 6, 5, 4, 3)
+MORE_ITERATIONS = 4  # of GraphFrames than power iteration has steps
 GRAPHFRAMES_COMMAND = (
     str(ROOT / ".venv-graphframes/bin/python"),
     str(Path(__file__).with_name("peers_graphframes.py")),
@@ -312,11 +313,13 @@ class Contest:
         return Try(setting, rows.size, rag, 1e3 * min(seconds) / rows.size)
 
     def _graphframes(self, n_steps: int) -> tuple[list[Try], Try | None]:
-        """GraphFrames in its own process, with about the steps that power iteration needs."""
+        """GraphFrames in its own process, from about the steps that power iteration needs on."""
         rows = self._order[: self._course.n_graphframes]
-        ahead = range(n_steps - 1, n_steps + 2)
-        # In one process for a curve; where that takes long, one by one until it is good enough.
-        batches = [tuple(ahead)] if rows.size > FEWEST else [(n_iterations,) for n_iterations in ahead]
+        ahead = range(n_steps - 1, n_steps + 1 + MORE_ITERATIONS)
+        # One by one until it is good enough; where that does not take long, the first for a curve at once.
+        batches = [(n_iterations,) for n_iterations in ahead]
+        if rows.size > FEWEST:
+            batches[:3] = [tuple(ahead[:3])]
         tries: list[Try] = []
         os.sched_setaffinity(0, self._all_cores)
         with tempfile.TemporaryDirectory() as folder:

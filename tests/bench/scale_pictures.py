@@ -83,7 +83,7 @@ def _exchange(axes: Axes, points: list[Point], known: Constants) -> None:
         [p.n_edges for p in measured], [p.exchanged_bytes / p.moves for p in measured], "o", color=SERIES[0]
     )
     _edges_axis(axes, measured)
-    axes.set_ylim(0)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.set_title("bytes exchanged per move")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from harness import QUIET, RESULTS, ROOT
+from harness import RESULTS, ROOT
 
 from router.service.store import open_store
 
@@ -144,8 +144,7 @@ def free_port() -> int:
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    # A variable of the benchmarks would be taken for a setting of the command.
-    return {name: value for name, value in os.environ.items() if name != QUIET} | own
+    return os.environ | own
 
 
 def _cmdline(process: psutil.Process) -> list[str]:
