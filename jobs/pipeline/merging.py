@@ -214,22 +214,22 @@ def count_late(kind: str, folder: Path, before: Path, end: datetime) -> int:
     new = new.filter(pc.less(new["timestamp"], pa.scalar(end, TIME)))
     if old is None:
         return len(new)
-    codes = _numbered(pa.concat_tables([new, old]))
-    is_old = np.zeros(len(codes), dtype=bool)
-    is_old[codes[len(new) :]] = True
-    return int((~is_old[codes[: len(new)]]).sum())
+    numbers = pa.array(_numbered(pa.concat_tables([new, old])))
+    return len(new) - int(pc.is_in(numbers[: len(new)], value_set=numbers[len(new) :]).true_count)
 
 
 def _numbered(rows: pa.Table) -> NDArray[np.int64]:
-    """A number for each row, int64 [n], from 0 and below n: the same for equal rows; null equals null."""
-    numbers = np.zeros(len(rows), dtype=np.int64)
-    for number, column in enumerate(rows.unify_dictionaries().columns):
+    """A number for each row, int64 [n], 0 or more: the same for equal rows; null equals null."""
+    numbers, bound = np.zeros(len(rows), dtype=np.int64), 1
+    for column in rows.unify_dictionaries().columns:
         values = column.combine_chunks()
         values = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        codes = pc.fill_null(values.indices, len(values.dictionary)).to_numpy()
-        numbers = numbers * (len(values.dictionary) + 1) + codes
-        if number:  # a product of two is small enough, of three it need not be
-            numbers = pa.array(numbers).dictionary_encode().indices.to_numpy().astype(np.int64)
+        n_values = len(values.dictionary) + 1
+        if bound * n_values > np.iinfo(np.int64).max:
+            known = pa.array(numbers).dictionary_encode()
+            numbers, bound = known.indices.to_numpy().astype(np.int64), len(known.dictionary)
+        numbers = numbers * n_values + pc.fill_null(values.indices, n_values - 1).to_numpy()
+        bound *= n_values
     return numbers
 
 

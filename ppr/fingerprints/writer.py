@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -130,6 +131,8 @@ class StoreWriter:
         self._group_rows = min(self._group_rows, ROWS_PER_PART)
         self._waiting: list[Rows] = []  # rows that do not fill a row group yet
         self._part: pq.ParquetWriter | None = None
+        self._compressing = ThreadPoolExecutor(1)  # one row group, beside the arrays of the next
+        self._group: Future[None] | None = None
         self._rows_in_parts = 0
         self._n_entries = 0
         self._sources: list[NDArray[np.int32]] = []
@@ -185,6 +188,7 @@ class StoreWriter:
         """
         self._begin()
         self._write_groups(final=True)
+        self._finish_group()
         if self._part is None:  # no rows: one empty part, so that the folder reads as a table
             self._part = self._open_part()
         self._part.close()
@@ -220,6 +224,7 @@ class StoreWriter:
         traceback: TracebackType | None,
     ) -> None:
         """Close the files; a store is complete only after :meth:`close`."""
+        self._compressing.shutdown()
         if self._part is not None:
             self._part.close()
         for array in self._arrays.values():
@@ -249,13 +254,22 @@ class StoreWriter:
         return min(self._group_rows, ROWS_PER_PART - self._rows_in_parts % ROWS_PER_PART)
 
     def _write_group(self, rows: Rows) -> None:
+        self._finish_group()
         if self._rows_in_parts % ROWS_PER_PART == 0:
             if self._part is not None:
                 self._part.close()
             self._part = self._open_part()
         assert self._part is not None
-        self._part.write_table(rows.to_arrow(), row_group_size=len(rows))
+        self._group = self._compressing.submit(
+            self._part.write_table, rows.to_arrow(), row_group_size=len(rows)
+        )
         self._rows_in_parts += len(rows)
+
+    def _finish_group(self) -> None:
+        """Wait for the row group that is being written; fails where it did."""
+        if self._group is not None:
+            group, self._group = self._group, None
+            group.result()
 
     def _open_part(self) -> pq.ParquetWriter:
         path = self._folder / "rows" / f"part-{self._rows_in_parts // ROWS_PER_PART:05d}.parquet"

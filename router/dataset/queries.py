@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 
 from router.dataset.columns import Batch, Columns, kept_beside
 from router.dataset.events import Events
@@ -216,6 +215,8 @@ def _group(embeddings: Floats, seed: int) -> Ints:
     k = min(_MOST_CLUSTERS, len(embeddings) // _QUERIES_PER_CLUSTER, distinct)
     if k < 2:
         return np.zeros(len(embeddings), dtype=np.int64)
+    from scipy.cluster.vq import kmeans2  # takes a third of a second to load, which reading tables must not
+
     _, labels = kmeans2(embeddings.astype(np.float64), k, minit="++", seed=np.random.default_rng(seed))
     groups: Ints = np.unique(labels, return_inverse=True)[1]
     return groups
