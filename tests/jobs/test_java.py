@@ -133,6 +133,16 @@ def test_bundled_java_of_another_version_is_refused(
         java_home(environ)
 
 
+@pytest.mark.usefixtures("no_bundled")
+def test_spark_3_does_not_get_java_21(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.java.metadata.version", lambda package: {"pyspark": "3.5.9"}[package])
+    environ["JAVA_HOME"] = str(make_java(tmp_path / "system", "21"))
+    with pytest.raises(ResourceError, match=r"needs Java 17 \(.* is Java 21"):
+        java_home(environ)
+
+
 @pytest.mark.usefixtures("bundled")
 def test_unwritable_cache_is_a_clear_error(tmp_path: Path, environ: dict[str, str]) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
