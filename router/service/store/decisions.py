@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
@@ -21,7 +20,7 @@ from router.persona.data import Floats
 from router.service.store import erasures
 from router.service.store.checks import check_name, check_number, is_storable
 from router.service.store.database import Database, insert
-from router.service.store.errors import FeedbackStoreError
+from router.service.store.errors import FeedbackStoreError, StoreBusyError
 from router.service.store.records import DecisionRecord
 from router.service.store.tables import decisions
 
@@ -146,7 +145,7 @@ class DecisionBuffer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pending: dict[str, tuple[DecisionRecord, dict[str, Any]]] = {}
-        self._elsewhere: Counter[str] = Counter()  # transactions of others that write one of them
+        self._writing = threading.Lock()  # held while some are written, until they are no longer pending
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._hurry = threading.Event()
@@ -157,8 +156,8 @@ class DecisionBuffer:
 
     @property
     def problem(self) -> FeedbackStoreError | None:
-        """Why the last attempt to write failed; None where it did not."""
-        return self._problem
+        """Why the last attempt to write failed; None where it did not, or none is left to be written."""
+        return self._problem if self._pending else None
 
     def add(self, record: DecisionRecord) -> None:
         """Take a decision; it is written within about 50 ms."""
@@ -178,24 +177,23 @@ class DecisionBuffer:
 
     @contextmanager
     def written_with(self, decision_id: str) -> Iterator[None]:
-        """A transaction that writes a decision along with what is about it: afterwards none is on its way.
+        """A transaction that writes a decision along with what is about it, if it is not written yet.
 
-        Else it would be written again after an erasure has deleted it.
+        Nobody else writes it meanwhile or afterwards: an erasure may have deleted it by then.
         """
-        with self._lock:
-            self._elsewhere[decision_id] += 1
-        written = False
+        if self.find(decision_id) is None:
+            yield
+            return
+        wait_s = self._database.wait_s
+        if not self._writing.acquire(timeout=wait_s):
+            raise StoreBusyError(
+                f"{self._database.name}: others have been writing for more than {wait_s:g} s"
+            )
         try:
             yield
-            written = True
+            self._written([decision_id])
         finally:
-            with self._changed:
-                self._elsewhere[decision_id] -= 1
-                if not self._elsewhere[decision_id]:
-                    del self._elsewhere[decision_id]
-                if written:
-                    self._pending.pop(decision_id, None)
-                self._changed.notify_all()
+            self._writing.release()
 
     def flush(self, timeout_s: float) -> None:
         """Return when all decisions are written.
@@ -233,29 +231,29 @@ class DecisionBuffer:
             if self._problem is not None or len(self._pending) < _LARGEST_BATCH:
                 self._hurry.wait(wait_s)  # others come meanwhile, and one commit does for all
                 self._hurry.clear()
-            with self._changed:
-                batch = list(islice(self._pending.items(), _LARGEST_BATCH))
             try:
-                written = self._write([row for _, (_, row) in batch])
+                self._write_some()
             except FeedbackStoreError as error:
                 self._problem = error
                 wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
                 log.warning("decisions could not be written, and will be tried again", reason=str(error))
                 continue
             self._problem, wait_s = None, _BATCH_WAIT_S
-            with self._changed:
-                for decision_id in written:
-                    self._pending.pop(decision_id, None)
-                self._changed.notify_all()
 
-    def _write(self, rows: list[dict[str, Any]]) -> list[str]:
-        """Write those that nobody else writes or has written; their ids."""
+    def _write_some(self) -> None:
+        with self._writing:
+            with self._lock:
+                batch = list(islice(self._pending.items(), _LARGEST_BATCH))
+            self._write([row for _, (_, row) in batch])
+            self._written([decision_id for decision_id, _ in batch])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
         with self._database.write(durable=False) as connection:
             erasures.hold(connection)
-            with self._lock:
-                rows = [row for row in rows if self._waits(row["decision_id"])]
             write(connection, rows)
-        return [row["decision_id"] for row in rows]
 
-    def _waits(self, decision_id: str) -> bool:
-        return decision_id in self._pending and decision_id not in self._elsewhere
+    def _written(self, decision_ids: Iterable[str]) -> None:
+        with self._changed:
+            for decision_id in decision_ids:
+                self._pending.pop(decision_id, None)
+            self._changed.notify_all()

@@ -92,6 +92,15 @@ def check(given: Feedback, decision: DecisionRecord | None) -> None:
             raise ParameterError("'weight' must be positive (got 0)")
 
 
+def take_turn(connection: Connection) -> None:
+    """Let no other feedback be written, and no decision be pruned, before this transaction ends.
+
+    So positions ascend in the order of commits, and an idempotency key or a decision is seen or not there.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": FEEDBACK_LOCK})
+
+
 def add(
     connection: Connection,
     given: Feedback,
@@ -100,10 +109,7 @@ def add(
     idempotency_key: str | None,
     now: float,
 ) -> Accepted:
-    """Keep feedback once, and add its cost once to what was spent."""
-    if connection.dialect.name == "postgresql":
-        # In turn: positions then ascend in the order of commits, and an idempotency key is seen or not there.
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": FEEDBACK_LOCK})
+    """Keep feedback once, and add its cost once to what was spent; in a transaction that took its turn."""
     same = asdict(given) | {"items": sorted(given.items)}  # in whatever order they were given
     body = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).digest()
     idempotency = None if idempotency_key is None else f"{key_id or ''}:{idempotency_key}"

@@ -69,7 +69,8 @@ class Store(Pruning):
     @property
     def problem(self) -> str | None:
         """Why decisions cannot be written at present, or None."""
-        return None if self._decisions.problem is None else str(self._decisions.problem)
+        problem = self._decisions.problem
+        return None if problem is None else str(problem)
 
     async def writing(self, method: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Result of a method that writes, called in one of a few threads that are kept for this.
@@ -228,6 +229,8 @@ class Store(Pruning):
         along = nullcontext() if decision is None else self._decisions.written_with(decision.decision_id)
         with along, self._database.write(durable=True) as connection:
             at = when if given.occurred_at is None else min(given.occurred_at, when)
+            erasures.hold(connection)
+            feedback.take_turn(connection)
             if decision is not None:
                 self._write_or_refuse(connection, decision)
                 if decision.user is not None:  # what follows from it is as old
@@ -238,7 +241,6 @@ class Store(Pruning):
 
     def _write_or_refuse(self, connection: Connection, decision: DecisionRecord) -> None:
         """See to it that a decision is there; UnknownDecisionError where it is deleted, or is to be."""
-        erasures.hold(connection)
         if self._decisions.find(decision.decision_id) is not None:
             decisions.write(connection, [decisions.row_of(decision)])
         if decisions.find(connection, decision.decision_id) is None:

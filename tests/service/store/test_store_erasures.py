@@ -188,9 +188,9 @@ def test_feedback_on_a_decision_that_is_erased_before_it_is_written(opened, monk
 def test_what_is_erased_before_its_decision_is_written_does_not_come_back(opened, url, monkeypatch, failed):
     """The decision is for nobody: only the feedback, which is written at once, tells whose it is."""
     store = opened()
-    write, add = store._decisions._write, feedback_module.add
+    write, add = store._decisions._write_some, feedback_module.add
     held = threading.Event()
-    monkeypatch.setattr(store._decisions, "_write", lambda rows: held.wait() and write(rows))
+    monkeypatch.setattr(store._decisions, "_write_some", lambda: held.wait() and write())
     decision = decided(store, user=None, query_text=f"{ANNA} asks")
     if failed:  # then the decision is still on its way
 
@@ -209,6 +209,32 @@ def test_what_is_erased_before_its_decision_is_written_does_not_come_back(opened
     store.flush()
     assert (store.decision(decision) is not None) == failed
     assert named(url, ANNA) == ({"decisions"} if failed else set())
+
+
+def test_of_two_who_claim_a_decision_the_second_does_not_bring_it_back(opened, url, monkeypatch):
+    """The first has written it and is erased before it tells the buffer."""
+    here, there = opened(), opened()
+    write, written = here._decisions._write_some, here._decisions._written
+    held, told = threading.Event(), threading.Event()
+    monkeypatch.setattr(here._decisions, "_write_some", lambda: held.wait() and write())
+    decision = decided(here, user=None, query_text=f"{ANNA} asks")
+
+    def late(decision_ids) -> None:
+        told.set()
+        there.erase_user(ANNA)
+        time.sleep(0.1)  # for the second
+        written(decision_ids)
+
+    monkeypatch.setattr(here._decisions, "_written", late)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(here.add_feedback, Feedback(decision, user=ANNA, thumbs=1))
+        assert told.wait(10)
+        with pytest.raises(UnknownDecisionError):
+            here.add_feedback(Feedback(decision, user="ben", thumbs=1))
+        first.result()
+    held.set()
+    here.flush()
+    assert named(url, ANNA, decision) == set()
 
 
 def test_a_decision_that_is_deleted_while_feedback_comes_stays_so(opened, url, monkeypatch):

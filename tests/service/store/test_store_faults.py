@@ -5,13 +5,21 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from router.service.store import Feedback, StoreBusyError, open_store
+from router.service.store import (
+    DecisionRecord,
+    Feedback,
+    FeedbackStoreError,
+    StoreBusyError,
+    new_id,
+    open_store,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -112,6 +120,22 @@ def test_a_writer_gives_up_in_time_and_writes_nothing(opened, url):
                     thread.submit(store.settle, held, 0.5).result(timeout=2)
         assert store.spent_usd(["user:anna"], "day") == {"user:anna": 3.0}  # still reserved
         assert store.settle(held, 0.5)
+
+
+def test_what_feedback_has_written_is_no_problem_any_more(store, monkeypatch):
+    def fails(_rows) -> None:
+        raise FeedbackStoreError("locked")
+
+    monkeypatch.setattr(store._decisions, "_write", fails)
+    record = DecisionRecord(new_id(), time.time(), "ann", "r1", "kind", 1.0, "trained")
+    store.add_decision(record)
+    end_s = time.monotonic() + 10
+    while store.problem is None:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    store.add_feedback(Feedback(record.decision_id, thumbs=1))
+    assert store.problem is None
+    store.flush()
 
 
 def test_a_full_disk_is_an_error_and_what_was_accepted_is_there(tmp_path):

@@ -78,10 +78,10 @@ def test_decisions_from_before_an_erasure_do_not_come_back(opened, url, monkeypa
     write = here._decisions._write
     locked = threading.Event()
 
-    def wait(rows) -> list[str]:
+    def wait(rows) -> None:
         if not locked.is_set():
             raise FeedbackStoreError("locked")
-        return write(rows)
+        write(rows)
 
     monkeypatch.setattr(here._decisions, "_write", wait)
     old = decided(here, created_at=time.time() - 1)
