@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, select, text
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, select
 
 from router.errors import ParameterError
 from router.service.store import spending
-from router.service.store.database import FEEDBACK_LOCK
 from router.service.store.erasures import Erasing
+from router.service.store.feedback import take_turn
 from router.service.store.rates import MINUTE_S
 from router.service.store.tables import decisions, feedback, rates, reservations, sessions
 
@@ -105,8 +105,8 @@ class Pruning(Erasing):
 
 def _delete(connection: Connection, table: Table, dead: ColumnElement[bool], ids: list[Any]) -> int:
     """Delete those of the rows that are still dead."""
-    if connection.dialect.name == "postgresql" and table is decisions:  # no feedback comes in between
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": FEEDBACK_LOCK})
+    if table is decisions:  # no feedback comes in between
+        take_turn(connection)
     return connection.execute(delete(table).where(table.primary_key.columns[0].in_(ids), dead)).rowcount
 
 

@@ -241,8 +241,8 @@ class Store(Pruning):
 
     def _write_or_refuse(self, connection: Connection, decision: DecisionRecord) -> None:
         """See to it that a decision is there; UnknownDecisionError where it is deleted, or is to be."""
-        if self._decisions.find(decision.decision_id) is not None:
-            decisions.write(connection, [decisions.row_of(decision)])
+        if (pending := self._decisions.find(decision.decision_id)) is not None:
+            decisions.write(connection, [pending[1]])
         if decisions.find(connection, decision.decision_id) is None:
             raise UnknownDecisionError(f"no decision {decision.decision_id[:60]!r}")
 
